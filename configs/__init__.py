@@ -1,0 +1,1 @@
+"""One Python config per experiment: its docstring says command, hours and expected result."""

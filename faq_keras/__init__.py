@@ -1,0 +1,1 @@
+"""Fine-tuning after quantization for Keras: float CNN in, integer TFLite out, bit for bit."""

@@ -1,0 +1,1 @@
+"""The `faq` command: one file per subcommand."""

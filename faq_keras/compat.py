@@ -1,0 +1,40 @@
+"""The guarded import of tensorflow-model-optimization, and which Keras a model belongs to.
+
+Importing tfmot sets `TF_USE_LEGACY_KERAS=1` and turns a `tf.keras` that nobody has touched yet into Keras 2. Everything in
+this package that needs tfmot imports it from here; the environment and `tf.keras` are as they were afterwards.
+
+    from faq_keras.compat import Quantizer, QuantizeConfig
+"""
+
+from __future__ import annotations
+
+import os
+import types
+from typing import Any
+
+import tensorflow as tf
+
+_FLAG = "TF_USE_LEGACY_KERAS"
+
+
+def _import_tfmot() -> types.ModuleType:
+    tf.keras.layers  # noqa: B018 - resolves the lazy loader to the Keras that the user asked for
+    before = os.environ.get(_FLAG)
+    try:
+        import tensorflow_model_optimization as tfmot
+    finally:
+        if before is None:
+            os.environ.pop(_FLAG, None)
+        else:
+            os.environ[_FLAG] = before
+    return tfmot
+
+
+tfmot = _import_tfmot()
+Quantizer = tfmot.quantization.keras.quantizers.Quantizer
+QuantizeConfig = tfmot.quantization.keras.QuantizeConfig
+
+
+def is_tf_keras(model: Any) -> bool:
+    """Whether a model belongs to Keras 2 (the `tf_keras` package)."""
+    return any(base.__module__.split(".")[0] == "tf_keras" for base in type(model).__mro__)

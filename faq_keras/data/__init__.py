@@ -1,0 +1,1 @@
+"""Input pipelines, among them a default that needs no download."""

@@ -1,0 +1,79 @@
+"""The one place that writes output files: they appear whole, or not at all.
+
+A file is written under a temporary name in the folder of its target and renamed when it is
+complete. A rename within a folder is atomic, so a reader (also after a run was killed in the
+middle) sees the old file or the new one, never a half:
+
+    with atomic_write("model.tflite") as partial:
+        partial.write_bytes(content)      # any way of writing to this path will do
+    # here model.tflite is complete and on the disk; after an exception it is what it was before
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+PARTIAL_PREFIX = ".partial-"
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary path, which becomes `path` when the block ends without an exception.
+
+    The temporary file exists already (empty), lies in the same folder and has the suffix of `path`,
+    because libraries such as Keras choose the format by it. Links are followed. Only a killed
+    process leaves a temporary file behind; its name starts with `PARTIAL_PREFIX` and it may be
+    deleted.
+
+    Args:
+        path: The file to write. It is replaced if it exists; its folder has to exist.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        OSError: The file cannot be created (no such folder, not a folder, no permission, read-only,
+            no space) or `path` is a folder. The class is that of the operating system's error, the
+            message names the file.
+    """
+    target = Path(os.path.realpath(path))
+    partial = _create_partial(target, os.fspath(path))
+    try:
+        yield partial
+        _flush(partial)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)  # gone already after a successful rename
+    _flush(target.parent)
+
+
+def _create_partial(target: Path, shown: str) -> Path:
+    if target.is_dir():
+        raise IsADirectoryError(f"Cannot write {shown!r}: it is a folder. Name a file inside it.")
+    partial = target.with_name(f"{PARTIAL_PREFIX}{secrets.token_hex(8)}{target.suffix}")
+    try:
+        partial.touch(exist_ok=False)
+    except OSError as error:
+        folder = str(target.parent)
+        hint = (
+            f"the folder {folder!r} does not exist. Create it first or name another one."
+            if isinstance(error, FileNotFoundError) and not target.parent.exists()
+            else f"no file can be created in {folder!r} ({error.strerror}). Name another folder."
+        )
+        raise type(error)(f"Cannot write {shown!r}: {hint}") from error
+    return partial
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file's content, or a folder's list of names, is on the disk."""
+    if path.is_dir() and os.name != "posix":
+        return  # elsewhere folders cannot be opened, and a rename is on the disk without it
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

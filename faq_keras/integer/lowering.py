@@ -1,0 +1,408 @@
+"""Lowering: a quantized Keras model becomes an IntegerProgram, layer by layer, op by op.
+
+This is the one place where the constants of training turn into the constants of a device. Nothing is derived anew: weights,
+biases and multipliers are the very tensors that the layers' inference uses (`QuantizedKernelLayer.fold`), divided by their
+power-of-two steps. Each accumulating op gets a proof that its accumulator cannot overflow.
+
+    program = lower(q)
+    for bound in program.bounds:
+        print(bound.op, bound.bound, bound.exact_in_float32)
+    codes = keras_codes(q, x)             # {"conv1": int array, ...}: what Keras computes, as integers
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from faq_keras import layers as quantized_layers
+from faq_keras.graph import layer_calls
+from faq_keras.integer import limits
+from faq_keras.integer.program import AccumulatorBound, IntegerProgram, Op, Tensor
+from faq_keras.plan import TensorSpec
+from faq_keras.rewrite.keras3 import plan_of
+
+INPUT_TYPES = ("int8", "uint8", "float32")
+
+
+def lower(model: keras.Model, input_type: str = "int8") -> IntegerProgram:
+    """Lowers a quantized model.
+
+    Args:
+        model: A model that `faq_keras.apply` made.
+        input_type: "int8" (the network's own codes), or "uint8" / "float32": a QUANTIZE op at the input converts.
+
+    Returns:
+        The program; it ends at the logits (a final softmax stays in Keras).
+
+    Raises:
+        ValueError: If the model is not quantized, an accumulator could exceed 31 bits, or a constant lies outside what the
+            kernels can represent; the layer is named.
+    """
+    if input_type not in INPUT_TYPES:
+        raise ValueError(f"input_type must be one of {', '.join(INPUT_TYPES)}, received {input_type!r}.")
+    plan = plan_of(model)
+    lowering = _Lowering(input_type)
+    names: dict[int, str] = {}
+    for call in layer_calls(model):
+        read = [names[id(tensor)] for tensor in call.input_tensors]
+        result = lowering.add(call.operation, read)
+        names.update({id(tensor): result for tensor in call.outputs})
+    return IntegerProgram(
+        name=model.name,
+        tensors=lowering.tensors,
+        ops=tuple(lowering.ops),
+        inputs=tuple(lowering.inputs),
+        outputs=tuple(names[id(tensor)] for tensor in model.outputs),
+        numerics=plan.settings.numerics,
+        bounds=tuple(lowering.bounds),
+    )
+
+
+class _Lowering:
+    """Collects tensors and ops; `add` gives the name of the tensor that a layer produces."""
+
+    def __init__(self, input_type: str) -> None:
+        self.input_type = input_type
+        self.tensors: dict[str, Tensor] = {}
+        self.ops: list[Op] = []
+        self.inputs: list[str] = []
+        self.bounds: list[AccumulatorBound] = []
+
+    def add(self, layer: Any, inputs: list[str]) -> str:
+        """Adds what a layer computes."""
+        for cls, handler in _HANDLERS.items():
+            if isinstance(layer, cls):
+                return handler(self, layer, inputs)
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) of the quantized model has no integer op. Models made by "
+            "faq_keras.apply have one for every layer: quantize the float model with this layer in it, or remove it."
+        )
+
+    def tensor(self, tensor: Tensor) -> str:
+        """Registers a tensor."""
+        if tensor.name in self.tensors:
+            raise ValueError(f"Two layers of the model produce the tensor '{tensor.name}': rename one.")
+        self.tensors[tensor.name] = tensor
+        return tensor.name
+
+    def op(self, kind: str, name: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Appends an op."""
+        self.ops.append(Op(kind, name, tuple(inputs), (output,), attributes))
+        return output
+
+    def like(self, source: str, name: str, shape: tuple[int | None, ...]) -> str:
+        """A tensor with the quantization of another one."""
+        return self.tensor(dataclasses.replace(self.tensors[source], name=name, shape=shape))
+
+    def bound(self, layer: Any, source: str, codes: npt.NDArray[Any], bias: npt.NDArray[Any]) -> None:
+        """Proves that no accumulator of an op overflows: per channel, the worst input for the integer weights.
+
+        Args:
+            layer: The layer.
+            source: Name of its input tensor.
+            codes: Weights, `[channels, products]`.
+            bias: `[channels]`.
+        """
+        spec = self.tensors[source]
+        low, high = spec.lowest - spec.zero_point, spec.highest - spec.zero_point
+        codes = codes.astype(np.int64)
+        positive, negative = np.maximum(codes, 0).sum(1), np.minimum(codes, 0).sum(1)
+        # Padding gives zero products, so neither end is below 0 for the sum alone.
+        highest = np.maximum(positive * high + negative * low, 0) + bias
+        lowest = np.minimum(positive * low + negative * high, 0) + bias
+        worst = int(max(np.abs(highest).max(), np.abs(lowest).max(), np.abs(bias).max()))
+        if worst >= 2**31:
+            raise ValueError(
+                f"Layer '{layer.name}' ({type(layer).__name__}) could overflow its 32-bit accumulator: its weights and input "
+                f"range allow a sum of {worst} (limit {2**31 - 1}). Use fewer bits for its weights or its input."
+            )
+        self.bounds.append(AccumulatorBound(layer.name, worst))
+
+
+def activation_tensor(name: str, shape: tuple[int | None, ...], spec: TensorSpec) -> Tensor:
+    """The program tensor of an activation: the plan's codes, moved by the zero point."""
+    return Tensor(
+        name=name,
+        shape=(None, *shape[1:]),
+        dtype="int16" if spec.bits == 16 else "int8",
+        scale=(spec.step,),
+        zero_point=spec.zero_point,
+        bits=spec.bits,
+        lowest=spec.lowest + spec.zero_point,
+        highest=spec.highest + spec.zero_point,
+    )
+
+
+def _input(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+    return ""  # the InputLayer; the tensor comes with the QuantizedInput behind it
+
+
+def _quantized_input(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+    codes = activation_tensor(layer.plan.name, layer.output.shape, layer.plan.output)
+    if lowering.input_type == "int8":
+        lowering.inputs.append(lowering.tensor(codes))
+        return codes.name
+    source = dataclasses.replace(codes, name=f"{codes.name}/{lowering.input_type}", dtype=lowering.input_type)
+    if lowering.input_type == "uint8":
+        source = dataclasses.replace(
+            source, zero_point=codes.zero_point + 128, lowest=codes.lowest + 128, highest=codes.highest + 128
+        )
+    else:
+        source = dataclasses.replace(source, scale=(), zero_point=0)
+    lowering.inputs.append(lowering.tensor(source))
+    return lowering.op("quantize", codes.name, [source.name], lowering.tensor(codes))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Constants:
+    """The integer constants of a kernel layer, channels first: `[channels, ...]`."""
+
+    codes: npt.NDArray[np.int64]
+    bias: npt.NDArray[np.int64]
+    scale: npt.NDArray[np.float64]
+
+
+def _constants(layer: Any, channel_axes: int) -> _Constants:
+    """Turns the layer's inference tensors into integers (integer-deployment, section 2).
+
+    Per channel the weight scale is `2**lw * abs(c)`; a negative multiplier flips the signs of weights and bias.
+    """
+    folded = layer.fold()
+    exponent = int(folded.kernel_exponent)
+    kernel = np.asarray(folded.kernel, np.float64)
+    if not np.isfinite(kernel).all():
+        raise ValueError(f"Layer '{layer.name}' has NaN or infinite weights: the training diverged.")
+    channels = int(np.prod(kernel.shape[-channel_axes:]))
+    codes = np.moveaxis(kernel.reshape(*kernel.shape[:-channel_axes], channels), -1, 0)
+    multiplier = np.ones(channels) if folded.multiplier is None else np.asarray(folded.multiplier, np.float64)
+    bias = np.zeros(channels) if folded.bias is None else np.asarray(folded.bias, np.float64)
+    if not (np.isfinite(bias).all() and np.isfinite(multiplier).all()):
+        raise ValueError(
+            f"Layer '{layer.name}' has NaN or infinite biases or batch normalization statistics: the training diverged."
+        )
+    grid = 2.0 ** (layer.input_specs[0].exponent + exponent)
+    sign = np.sign(multiplier)
+    return _Constants(
+        codes=_whole(layer, codes / 2.0**exponent * sign.reshape(-1, *[1] * (codes.ndim - 1))),
+        bias=_whole(layer, bias / grid * sign),
+        scale=2.0**exponent * np.abs(multiplier),
+    )
+
+
+def _whole(layer: Any, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    whole = values.astype(np.int64)
+    if (whole != values).any():
+        raise ValueError(f"Layer '{layer.name}': its inference constants do not lie on the plan's grid.")
+    return whole
+
+
+def _kernel_layer(
+    lowering: _Lowering,
+    layer: Any,
+    source: str,
+    constants: _Constants,
+    weights: npt.NDArray[Any],
+    axis: int | None,
+    kind: str,
+    **attributes: Any,
+) -> str:
+    """Adds kernel, bias, output and op of a convolution or fully connected layer."""
+    scale = constants.scale if axis is not None else constants.scale[:1]
+    read = lowering.tensors[source]
+    output = activation_tensor(layer.name, layer.output.shape, layer.plan.output)
+    limits.check_multipliers(layer.name, read.scale[0] * scale / output.scale[0])
+    low, high = -(2 ** (layer.plan.kernel.bits - 1)) + 1, 2 ** (layer.plan.kernel.bits - 1) - 1
+    kernel = Tensor(
+        f"{layer.name}/kernel", weights.shape, "int8", tuple(scale.tolist()), 0, axis,
+        layer.plan.kernel.bits, low, high, np.ascontiguousarray(weights, np.int8),
+    )  # fmt: skip
+    bias_type = np.int64 if output.dtype == "int16" else np.int32
+    limit = np.iinfo(np.int32).max
+    bias = Tensor(
+        f"{layer.name}/bias", constants.bias.shape, np.dtype(bias_type).name,
+        tuple((read.scale[0] * scale).tolist()), 0, None if axis is None else 0,
+        32, -limit, limit, constants.bias.astype(bias_type),
+    )  # fmt: skip
+    lowering.bound(layer, source, constants.codes.reshape(len(constants.bias), -1), constants.bias)
+    activation = None
+    if not layer.plan.output.signed:
+        activation = "relu" if layer.plan.output.limit is None else "relu6"
+    inputs = [source, lowering.tensor(kernel), lowering.tensor(bias)]
+    return lowering.op(
+        kind, layer.name, inputs, lowering.tensor(output), activation=activation, **attributes
+    )
+
+
+def _geometry(conv: Any) -> dict[str, Any]:
+    return {
+        "strides": tuple(conv.strides),
+        "dilations": tuple(conv.dilation_rate),
+        "padding": conv.padding,
+    }
+
+
+def _conv(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+    constants = _constants(layer, channel_axes=1)  # codes: [out, height, width, in]
+    return _kernel_layer(
+        lowering, layer, inputs[0], constants, constants.codes, 0, "conv_2d", **_geometry(layer.kernel_layer)
+    )
+
+
+def _depthwise(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+    constants = _constants(layer, channel_axes=2)  # codes: [channels, height, width]
+    weights = np.moveaxis(constants.codes, 0, -1)[None]
+    return _kernel_layer(
+        lowering, layer, inputs[0], constants, weights, 3, "depthwise_conv_2d",
+        depth_multiplier=layer.kernel_layer.depth_multiplier, **_geometry(layer.kernel_layer),
+    )  # fmt: skip
+
+
+def _dense(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+    """A head with 16-bit logits widens its input first: int8 -> int16 with the same step, exact."""
+    constants = _constants(layer, channel_axes=1)
+    source = inputs[0]
+    if layer.plan.output.bits == 16:
+        narrow = lowering.tensors[source]
+        wide = dataclasses.replace(
+            narrow,
+            name=f"{layer.name}/input16",
+            dtype="int16",
+            zero_point=0,
+            lowest=narrow.lowest - narrow.zero_point,
+            highest=narrow.highest - narrow.zero_point,
+        )
+        source = lowering.op("quantize", layer.name, [source], lowering.tensor(wide))
+    return _kernel_layer(lowering, layer, source, constants, constants.codes, None, "fully_connected")
+
+
+def _add(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+    spec = layer.plan.output
+    output = activation_tensor(layer.name, layer.output.shape, spec)
+    limits.check_add(layer.name, [lowering.tensors[name].scale[0] for name in inputs], spec.step)
+    activation = None if spec.signed else "relu" if spec.limit is None else "relu6"
+    return lowering.op("add", layer.name, inputs, lowering.tensor(output), activation=activation)
+
+
+def _average_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+    output = lowering.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
+    return lowering.op("average_pool_2d", layer.name, inputs, output, **_window(layer.float_layers[0]))
+
+
+def _global_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+    """A depthwise convolution with a kernel of ones; its scale is 1/area, so the mean has an exponent of its own."""
+    _, height, width, channels = layer.input.shape
+    source = lowering.tensors[inputs[0]]
+    scale = float(np.float32(1.0 / (height * width)))
+    codes = np.ones((1, height, width, channels), np.int8)
+    kernel = Tensor(
+        f"{layer.name}/ones", codes.shape, "int8", (scale,) * channels, 0, 3, 8, 1, 1, codes
+    )
+    bias = Tensor(
+        f"{layer.name}/bias", (channels,), "int32", (source.scale[0] * scale,) * channels, 0, 0,
+        32, 0, 0, np.zeros(channels, np.int32),
+    )  # fmt: skip
+    keepdims = layer.float_layers[0].keepdims
+    name = layer.name if keepdims else f"{layer.name}/pooled"
+    pooled = activation_tensor(name, (None, 1, 1, channels), layer.plan.output)
+    limits.check_multipliers(layer.name, np.array([source.scale[0] * scale / pooled.scale[0]]))
+    lowering.bound(layer, inputs[0], codes.reshape(-1, channels).T, bias.data)
+    result = lowering.op(
+        "depthwise_conv_2d", layer.name,
+        [inputs[0], lowering.tensor(kernel), lowering.tensor(bias)], lowering.tensor(pooled),
+        strides=(1, 1), dilations=(1, 1), padding="valid", activation=None, depth_multiplier=1,
+    )  # fmt: skip
+    return result if keepdims else _reshape_to(lowering, layer.name, result, (channels,))
+
+
+def _window(pool: Any) -> dict[str, Any]:
+    return {"pool_size": tuple(pool.pool_size), "strides": tuple(pool.strides), "padding": pool.padding}
+
+
+def _max_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+    output = lowering.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
+    return lowering.op("max_pool_2d", layer.name, inputs, output, **_window(layer))
+
+
+def _pad(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+    paddings = np.array([(0, 0), *layer.padding, (0, 0)], np.int32)
+    constant = lowering.tensor(
+        Tensor(f"{layer.name}/paddings", (4, 2), "int32", bits=32, data=paddings)
+    )
+    output = lowering.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
+    return lowering.op("pad", layer.name, [inputs[0], constant], output)
+
+
+def _reshape(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+    return _reshape_to(lowering, layer.name, inputs[0], tuple(layer.output.shape[1:]))
+
+
+def _reshape_to(lowering: _Lowering, name: str, source: str, shape: tuple[int, ...]) -> str:
+    target = np.array((-1, *shape), np.int32)
+    constant = lowering.tensor(
+        Tensor(f"{name}/shape", target.shape, "int32", bits=32, data=target)
+    )
+    output = lowering.like(source, name, (None, *shape))
+    return lowering.op("reshape", name, [source, constant], output, shape=(-1, *shape))
+
+
+def _same(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+    """Dropout and the float head: nothing to compute on the device."""
+    return inputs[0]
+
+
+_HANDLERS: Mapping[type, Callable[[_Lowering, Any, list[str]], str]] = {
+    keras.layers.InputLayer: _input,
+    quantized_layers.QuantizedInput: _quantized_input,
+    quantized_layers.QuantizedConv2D: _conv,
+    quantized_layers.QuantizedDepthwiseConv2D: _depthwise,
+    quantized_layers.QuantizedDense: _dense,
+    quantized_layers.QuantizedAdd: _add,
+    quantized_layers.QuantizedAveragePooling2D: _average_pool,
+    quantized_layers.QuantizedGlobalAveragePooling2D: _global_pool,
+    keras.layers.MaxPooling2D: _max_pool,
+    keras.layers.ZeroPadding2D: _pad,
+    keras.layers.Flatten: _reshape,
+    keras.layers.Reshape: _reshape,
+    keras.layers.Dropout: _same,
+    keras.layers.SpatialDropout2D: _same,
+    keras.layers.Identity: _same,
+    keras.layers.Activation: _same,
+    keras.layers.Softmax: _same,
+}
+
+
+def keras_codes(model: keras.Model, program: IntegerProgram, x: Any) -> dict[str, npt.NDArray[np.integer]]:
+    """What the Keras model computes in inference, as the integers of the program's tensors.
+
+    Args:
+        model: The quantized model.
+        program: Its lowering.
+        x: Model inputs `[images, height, width, channels]`.
+
+    Returns:
+        The integers of every program tensor that a layer of the model produces, by tensor name.
+
+    Raises:
+        ValueError: If a value does not lie on its tensor's grid.
+    """
+    outputs = {}
+    for call in layer_calls(model):
+        layer = call.operation
+        name = layer.plan.name if isinstance(layer, quantized_layers.QuantizedInput) else layer.name
+        if name in program.tensors and not isinstance(layer, keras.layers.InputLayer):
+            outputs[name] = call.outputs[0]
+    values = keras.Model(model.inputs, outputs).predict(x, batch_size=len(x), verbose=0)
+    codes = {}
+    for name, value in values.items():
+        tensor = program.tensors[name]
+        scaled = np.asarray(value, np.float64) / tensor.scale[0] + tensor.zero_point
+        codes[name] = scaled.astype(tensor.dtype)
+        if (codes[name] != scaled).any():
+            raise ValueError(f"Layer '{name}' gives values off its grid of 2^{np.log2(tensor.scale[0]):g}.")
+    return codes

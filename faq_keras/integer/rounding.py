@@ -1,0 +1,164 @@
+"""How each runtime turns an accumulator into output codes: one `NumericsProfile` per runtime.
+
+An op accumulates exactly and then *requantizes*: multiplies by the ratio of the scales and rounds to
+the output's step. With power-of-two scales exact halves are common, and there the runtimes part:
+
+    acc = np.array([-3, -1, 1, 3])
+    PROFILES["xnnpack"].conv_2d(acc, 1.0, np.float32(0.5), 1.0)      # [-2, 0, 0, 2]: half to even
+
+A profile is a value: a function per kernel. Another runtime is another entry of `PROFILES`. All
+functions return the output's codes *before* the zero point is added and the range is clamped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Scale = float | npt.NDArray[np.floating]
+
+# (accumulator, input scale, kernel scale: a number or one per channel, output scale) -> codes
+Requantize = Callable[[Ints, float, Scale, float], Ints]
+# (codes of a and of b without their zero points, scale of a, of b, of the output) -> codes
+Add = Callable[[Ints, Ints, float, float, float], Ints]
+# (codes without the zero point, input scale, output scale) -> codes
+Rescale = Callable[[Ints, float, float], Ints]
+# (float values, output scale) -> codes
+FromFloat = Callable[[npt.NDArray[np.float32], float], Ints]
+# (sum of raw codes, zero points included; how many were summed) -> raw codes
+Mean = Callable[[Ints, Ints], Ints]
+
+
+@dataclasses.dataclass(frozen=True)
+class NumericsProfile:
+    """The rounding of every kernel of one runtime.
+
+    Attributes:
+        name: The runtime's name.
+        conv_2d: 2-D convolution.
+        depthwise_conv_2d: Depthwise convolution.
+        fully_connected: Dense layer with int8 activations.
+        fully_connected_int16: Dense layer with int16 activations and output (the 16-bit head).
+        add: Addition without activation.
+        add_relu: Addition with a fused RELU or RELU6.
+        quantize: QUANTIZE from integers to integers.
+        quantize_float: QUANTIZE from float32.
+        average_pool_2d: The mean of raw codes.
+    """
+
+    name: str
+    conv_2d: Requantize
+    depthwise_conv_2d: Requantize
+    fully_connected: Requantize
+    fully_connected_int16: Requantize
+    add: Add
+    add_relu: Add
+    quantize: Rescale
+    quantize_float: FromFloat
+    average_pool_2d: Mean
+
+
+def profile(name: str) -> NumericsProfile:
+    """The profile of a runtime.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name not in PROFILES:
+        raise ValueError(
+            f"Unknown numerics profile {name!r}; expected one of {', '.join(PROFILES)}."
+        )
+    return PROFILES[name]
+
+
+# ----------------------------------------------------------------------------------- accumulators
+
+
+def float_half_even(acc: Ints, input_scale: float, kernel_scale: Scale, output_scale: float) -> Ints:
+    """XNNPACK's convolutions: float32 product, rounded half to even (`qs8-requantization/fp32`).
+
+    Below 2^24 the accumulator is exact in float32, and so is its product with a power of two.
+    """
+    multiplier = np.float32(input_scale) * np.float32(kernel_scale) / np.float32(output_scale)
+    return np.rint(acc.astype(np.float32) * multiplier).astype(np.int64)
+
+
+def fixed_half_away(acc: Ints, input_scale: float, kernel_scale: Scale, output_scale: float) -> Ints:
+    """The int16 fully connected kernel: one rounding of the 31-bit fixed-point product, halves away."""
+    mantissa, shift = fixed_multiplier(input_scale, kernel_scale, output_scale)
+    product = acc * mantissa
+    return np.sign(product) * shift_half_up(np.abs(product), 31 - shift)
+
+
+# ----------------------------------------------------------------------------------- other kernels
+
+
+def xnnpack_add(a: Ints, b: Ints, a_scale: float, b_scale: float, output_scale: float) -> Ints:
+    """XNNPACK's `qs8-vadd`: 20-bit multipliers, one shift, halves up.
+
+    Exact (up to that rounding) for power-of-two scales whose ratio is at most 2^20.
+    """
+    ratios = np.array([a_scale, b_scale], np.float32) / np.float32(output_scale)
+    shift = 21 - int(np.frexp(np.max(ratios))[1])  # the larger multiplier gets 21 bits
+    multipliers = np.rint(np.ldexp(ratios.astype(np.float64), shift)).astype(np.int64)
+    return shift_half_up(a * multipliers[0] + b * multipliers[1], np.int64(shift))
+
+
+def xnnpack_rescale(codes: Ints, input_scale: float, output_scale: float) -> Ints:
+    """XNNPACK's `qs8-vcvt`: an 8.8 fixed-point multiplier, halves up."""
+    multiplier = int(np.rint(256.0 * np.float64(np.float32(input_scale) / np.float32(output_scale))))
+    return shift_half_up(codes * multiplier, np.int64(8))
+
+
+def float_to_codes(x: npt.NDArray[np.float32], output_scale: float) -> Ints:
+    """XNNPACK's and the built-in QUANTIZE from float32: times the reciprocal scale, half to even."""
+    scaled = x.astype(np.float32) * (np.float32(1) / np.float32(output_scale))
+    return np.rint(np.clip(scaled, -(2.0**31), 2.0**31)).astype(np.int64)
+
+
+def mean_half_away(total: Ints, count: Ints) -> Ints:
+    """AVERAGE_POOL_2D everywhere: the mean of the raw codes, halves away from zero."""
+    return np.sign(total) * ((2 * np.abs(total) + count) // (2 * count))
+
+
+# ----------------------------------------------------------------------------------- fixed point
+
+
+def fixed_multiplier(
+    input_scale: float, kernel_scale: Scale, output_scale: float
+) -> tuple[Ints, Ints]:
+    """TFLite's `QuantizeMultiplier`: the scales' ratio as `mantissa * 2**(shift - 31)`.
+
+    Returns:
+        Mantissa in [2^30, 2^31) and shift, both of `kernel_scale`'s shape.
+    """
+    ratio = np.float64(np.float32(input_scale)) * np.asarray(kernel_scale, np.float64)
+    fraction, shift = np.frexp(ratio / np.float64(np.float32(output_scale)))
+    mantissa = np.floor(fraction * 2.0**31 + 0.5).astype(np.int64)
+    overflow = mantissa == 2**31
+    return np.where(overflow, mantissa // 2, mantissa), shift.astype(np.int64) + overflow
+
+
+def shift_half_up(x: Ints, shift: Ints) -> Ints:
+    """`x / 2**shift`, rounded, halves up; `shift` is positive."""
+    return (x + (np.int64(1) << (shift - 1))) >> shift
+
+
+PROFILES: Mapping[str, NumericsProfile] = {
+    "xnnpack": NumericsProfile(
+        name="xnnpack",
+        conv_2d=float_half_even,
+        depthwise_conv_2d=float_half_even,
+        fully_connected=float_half_even,
+        fully_connected_int16=fixed_half_away,
+        add=xnnpack_add,
+        add_relu=xnnpack_add,
+        quantize=xnnpack_rescale,
+        quantize_float=float_to_codes,
+        average_pool_2d=mean_half_away,
+    ),
+}

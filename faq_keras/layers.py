@@ -1,0 +1,262 @@
+"""The quantized Keras 3 layers: one layer is one integer op of the deployed network.
+
+A quantized layer holds the float layers that it replaces (`float_layers`: a convolution, its batch normalization, its ReLU)
+as ordinary sublayers, so their weights, initializers, regularizers and `trainable` flags stay what they were, and the float
+model can be rebuilt from it (`to_float`). What it does to them is decided by a quantize config, made from its entry in the
+plan. Training uses batch statistics, inference the folded integer arithmetic (`arithmetic`).
+
+    q = faq_keras.apply(model, bits=4, calibration_data=x)
+    layer = q.get_layer("conv1")          # a QuantizedConv2D, named after the first float layer in it
+    layer.float_layers                    # [<Conv2D conv1>, <BatchNormalization bn1>, <ReLU relu1>]
+    layer.plan.output                     # 4 unsigned bits, step 2^-2
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from faq_keras import arithmetic
+from faq_keras.plan import LayerPlan, PlanSettings, TensorSpec
+from faq_keras.quantize_configs import KernelQuantizeConfig, quantize_config
+
+register = keras.saving.register_keras_serializable(package="faq_keras")
+
+
+class QuantizedLayer(keras.layers.Layer):
+    """Base of the quantized layers.
+
+    Args:
+        plan: The layer's entry in the plan (a `LayerPlan` or its dict).
+        input_specs: The tensors it reads (`TensorSpec`s or their dicts).
+        float_layers: The float layers it replaces, in order; built with this layer. Empty for the input quantizer.
+        **kwargs: As for any Keras layer.
+    """
+
+    def __init__(
+        self,
+        plan: LayerPlan | dict[str, Any],
+        input_specs: Sequence[TensorSpec | dict[str, Any]],
+        float_layers: Sequence[keras.layers.Layer | dict[str, Any]] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.plan = LayerPlan.from_dict(plan) if isinstance(plan, dict) else plan
+        specs = tuple(TensorSpec(**s) if isinstance(s, dict) else s for s in input_specs)
+        self.quantize_config = quantize_config(self.plan, specs)
+        self.float_layers = [
+            keras.layers.deserialize(layer) if isinstance(layer, dict) else layer
+            for layer in float_layers
+        ]
+
+    @property
+    def input_specs(self) -> tuple[TensorSpec, ...]:
+        """The quantized tensors that the layer reads."""
+        return self.quantize_config.input_specs
+
+    def build(self, input_shape: Any) -> None:
+        """Builds the float layers one after the other."""
+        for layer in self.float_layers:
+            if not layer.built:
+                layer.build(input_shape)
+            input_shape = layer.compute_output_shape(input_shape)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape that the float layers would give."""
+        for layer in self.float_layers:
+            input_shape = layer.compute_output_shape(input_shape)
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """The plan entry and the float layers, as plain types."""
+        own = self.quantize_config.get_config()
+        layers = [keras.layers.serialize(layer) for layer in self.float_layers]
+        return super().get_config() | own | {"float_layers": layers}
+
+
+@register
+class QuantizedInput(QuantizedLayer):
+    """Preprocesses the input in float and puts it on its 8-bit grid; holds the settings that the whole plan shares."""
+
+    def __init__(
+        self,
+        plan: LayerPlan | dict[str, Any],
+        settings: PlanSettings | dict[str, Any],
+        input_specs: Sequence[TensorSpec | dict[str, Any]] = (),
+        float_layers: Sequence[Any] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(plan, input_specs, float_layers, **kwargs)
+        self.settings = PlanSettings(**settings) if isinstance(settings, dict) else settings
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Rounds half to even, as TFLite's float to int8 QUANTIZE does."""
+        x = tf.cast(inputs, "float32")
+        for layer in self.float_layers:
+            x = layer(x)
+        return self.quantize_config.output_quantizer(x)
+
+    def get_config(self) -> dict[str, Any]:
+        """The plan entry and the shared settings."""
+        return super().get_config() | {"settings": dataclasses.asdict(self.settings)}
+
+
+class QuantizedKernelLayer(QuantizedLayer):
+    """Base of the layers with a kernel: `float_layers` is a kernel layer [+ BatchNormalization] [+ ReLU]."""
+
+    quantize_config: KernelQuantizeConfig
+
+    @property
+    def channel_shape(self) -> tuple[int, ...]:
+        """Sizes of the kernel's last axes, the output channels."""
+        return tuple(self.kernel_layer.kernel.shape[-1:])
+
+    @property
+    def kernel_layer(self) -> keras.layers.Layer:
+        """The convolution or dense layer."""
+        return self.float_layers[0]
+
+    @property
+    def batch_norm_layer(self) -> keras.layers.BatchNormalization | None:
+        """The batch normalization, or None."""
+        for layer in self.float_layers[1:]:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                return layer
+        return None
+
+    def _batch_norm(self) -> arithmetic.BatchNorm | None:
+        layer = self.batch_norm_layer
+        if layer is None:
+            return None
+        return arithmetic.BatchNorm(
+            gamma=layer.gamma if layer.scale else None,
+            beta=layer.beta if layer.center else None,
+            mean=layer.moving_mean,
+            variance=layer.moving_variance,
+            epsilon=layer.epsilon,
+        )
+
+    def fold(self) -> arithmetic.Folded:
+        """The constants of the integer op, as inference uses them."""
+        layer = self.kernel_layer
+        bias = layer.bias if layer.use_bias else None
+        return arithmetic.fold(
+            self.quantize_config, layer.kernel, bias, self._batch_norm(), self.channel_shape
+        )
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Batch statistics while training, the folded integer form otherwise."""
+        batch_norm = self.batch_norm_layer
+        if training and batch_norm is not None and batch_norm.trainable:
+            x = self._train_batch_norm(inputs, batch_norm)
+        else:
+            folded = self.fold()
+            x = arithmetic.apply_folded(self.accumulate(inputs, folded.kernel), folded)
+        return self.quantize_config.output_quantizer(x)
+
+    def _train_batch_norm(
+        self, inputs: tf.Tensor, batch_norm: keras.layers.BatchNormalization
+    ) -> tf.Tensor:
+        layer = self.kernel_layer
+        x = self.accumulate(inputs, self.quantize_config.kernel_quantizer(layer.kernel))
+        if layer.use_bias:
+            x = x + layer.bias
+        x, mean, variance = arithmetic.batch_normalize(x, self._batch_norm())
+        keep = batch_norm.momentum
+        for moving, batch in (
+            (batch_norm.moving_mean, mean),
+            (batch_norm.moving_variance, variance),
+        ):
+            moving.assign(moving * keep + tf.stop_gradient(batch) * (1.0 - keep))
+        return x
+
+    def accumulate(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """The sum of products of the op, without bias."""
+        raise NotImplementedError
+
+
+@register
+class QuantizedConv2D(QuantizedKernelLayer):
+    """Conv2D [+ BatchNormalization] [+ ReLU] as one CONV_2D."""
+
+    def accumulate(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """`[batch, height, width, in]` and `[height, width, in, out]`."""
+        conv = self.kernel_layer
+        return tf.nn.conv2d(
+            inputs, kernel, conv.strides, conv.padding.upper(), dilations=conv.dilation_rate
+        )
+
+
+@register
+class QuantizedDepthwiseConv2D(QuantizedKernelLayer):
+    """DepthwiseConv2D [+ BatchNormalization] [+ ReLU] as one DEPTHWISE_CONV_2D."""
+
+    @property
+    def channel_shape(self) -> tuple[int, ...]:
+        """Input channels and depth multiplier: together the output channels."""
+        return tuple(self.kernel_layer.kernel.shape[-2:])
+
+    def accumulate(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """`[batch, height, width, in]` and `[height, width, in, depth multiplier]`."""
+        conv = self.kernel_layer
+        strides = (1, *conv.strides, 1)
+        return tf.nn.depthwise_conv2d(
+            inputs, kernel, strides, conv.padding.upper(), dilations=conv.dilation_rate
+        )
+
+
+@register
+class QuantizedDense(QuantizedKernelLayer):
+    """Dense [+ ReLU] as one FULLY_CONNECTED (the head with 16-bit logits: preceded by a widening QUANTIZE)."""
+
+    def accumulate(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """`[batch, in]` and `[in, out]`."""
+        return tf.matmul(inputs, kernel)
+
+
+@register
+class QuantizedAdd(QuantizedLayer):
+    """Add [+ ReLU] of two tensors as one ADD; rounds half up, as XNNPACK does."""
+
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Adds two tensors of one shape."""
+        return self.quantize_config.output_quantizer(inputs[0] + inputs[1])
+
+
+@register
+class QuantizedAveragePooling2D(QuantizedLayer):
+    """AveragePooling2D as one AVERAGE_POOL_2D; input and output share their exponent."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Averages windows of `[batch, height, width, channels]`."""
+        pool = self.float_layers[0]
+        return arithmetic.average_pool(
+            inputs, self.plan.output, pool.pool_size, pool.strides, pool.padding
+        )
+
+
+@register
+class QuantizedGlobalAveragePooling2D(QuantizedLayer):
+    """GlobalAveragePooling2D as a DEPTHWISE_CONV_2D with a kernel of ones: the mean gets an exponent of its own."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Averages `[batch, height, width, channels]` over height and width."""
+        pool = self.float_layers[0]
+        y = self.quantize_config.output_quantizer(arithmetic.global_average(inputs))
+        return y if pool.keepdims else tf.squeeze(y, axis=[1, 2])
+
+
+# The quantized layer of each node kind of the graph.
+QUANTIZED_LAYERS: dict[str, type[QuantizedLayer]] = {
+    "input": QuantizedInput,
+    "conv": QuantizedConv2D,
+    "depthwise": QuantizedDepthwiseConv2D,
+    "dense": QuantizedDense,
+    "add": QuantizedAdd,
+    "average_pool": QuantizedAveragePooling2D,
+    "global_pool": QuantizedGlobalAveragePooling2D,
+}

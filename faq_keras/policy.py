@@ -1,0 +1,289 @@
+"""Policy: the rules that fill a plan (paper sections 2.1, 3.1 and 3.2).
+
+A network quantized to `b` bits keeps its first and last weights at 8 bits; the last ReLU, which feeds the last layer, has 8;
+branches into an addition are linear and get 8 signed bits; a pooled tensor gets an exponent of its own. First and last are
+found by following the graph, not by the position in a list.
+
+    policy = Policy(overrides={"block3_.*": 8, "conv5": (4, 8)})
+    q = faq_keras.apply(model, bits=4, calibration_data=ds, policy=policy)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from faq_keras.calibration import Range
+from faq_keras.fixed_point import KERNEL_CLIP_STDS, code_range, range_exponent
+from faq_keras.graph import KERNEL_KINDS, Graph, Node
+from faq_keras.plan import KernelSpec, LayerPlan, MultiplierSpec, PlanSettings, QuantPlan, TensorSpec
+
+Bits = int | tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What may differ from the paper's defaults.
+
+    Attributes:
+        first_last_bits: Bits of the first and the last layers' weights and of the last ReLU's output.
+        overrides: Bits by layer name or regular expression (the whole name must match): an int for weights and activations, or
+            `(weight_bits, activation_bits)`. They win over every other rule; the last match counts.
+        bn_exponent: "calibrated" (per layer, from the pretrained multipliers), "paper" (-4, section 3.1.1, which rounds
+            multipliers below 1/32 to zero), or a fixed exponent.
+        clip_stds: Constant `c` of section 3.1.1 per weight bit width, as the total range in standard deviations.
+        clip_reading: "total" range of `c` standard deviations, or "plus_minus" `c` of them (the step doubles).
+    """
+
+    first_last_bits: int = 8
+    overrides: Mapping[str, Bits] = dataclasses.field(default_factory=dict)
+    bn_exponent: str | int = "calibrated"
+    clip_stds: Mapping[int, float] = dataclasses.field(
+        default_factory=lambda: dict(KERNEL_CLIP_STDS)
+    )
+    clip_reading: str = "total"
+
+    def __post_init__(self) -> None:
+        check_bits(self.first_last_bits, "first_last_bits")
+        for name, bits in self.overrides.items():
+            for value in bits if isinstance(bits, tuple) else (bits,):
+                check_bits(value, f"the override of '{name}'")
+        if self.bn_exponent not in ("calibrated", "paper") and not isinstance(self.bn_exponent, int):
+            raise ValueError(
+                f"bn_exponent must be 'calibrated', 'paper' or an int, received {self.bn_exponent!r}."
+            )
+        if self.clip_reading not in ("total", "plus_minus"):
+            raise ValueError(
+                f"clip_reading must be 'total' or 'plus_minus', received {self.clip_reading!r}."
+            )
+
+
+def check_bits(bits: object, what: str) -> int:
+    """Returns `bits` if it is a width that the deployment knows.
+
+    Raises:
+        ValueError: If it is not an int from 2 to 8.
+    """
+    if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)) or not 2 <= bits <= 8:
+        raise ValueError(f"{what} must be an integer from 2 to 8, received {bits!r}.")
+    return int(bits)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerBits:
+    """The bits of one layer: weights, and output if it is a ReLU's."""
+
+    weights: int
+    activations: int
+
+
+def layer_bits(graph: Graph, settings: PlanSettings, policy: Policy) -> dict[str, LayerBits]:
+    """The bits of every quantized node.
+
+    Raises:
+        ValueError: If an override matches no layer.
+    """
+    ends = first_layers(graph) | last_layers(graph)
+    wide = last_activations(graph)
+    edge = policy.first_last_bits
+    bits = {
+        node.name: LayerBits(
+            edge if node.name in ends else settings.weight_bits,
+            edge if node.name in wide else settings.activation_bits,
+        )
+        for node in graph.quantized_nodes
+        if node.kind != "input"
+    }
+    for pattern, value in policy.overrides.items():
+        names = [name for name in bits if re.fullmatch(pattern, name)]
+        if not names:
+            raise ValueError(
+                f"The policy override '{pattern}' matches no quantized layer; there are: {', '.join(bits)}."
+            )
+        weights, activations = value if isinstance(value, tuple) else (value, value)
+        bits.update({name: LayerBits(weights, activations) for name in names})
+    return bits
+
+
+def first_layers(graph: Graph) -> set[str]:
+    """The layers with weights that an input reaches without passing other weights."""
+    behind: set[str] = set()  # nodes that have weights somewhere before them
+    for node in graph.nodes:
+        if any(n in behind or graph[n].kind in KERNEL_KINDS for n in node.inputs):
+            behind.add(node.name)
+    return {n.name for n in graph.nodes if n.kind in KERNEL_KINDS and n.name not in behind}
+
+
+def last_layers(graph: Graph) -> set[str]:
+    """The layers with weights from which an output is reached without passing other weights."""
+    before: set[str] = set()  # nodes that have weights somewhere behind them
+    for node in reversed(graph.nodes):
+        readers = graph.consumers(node.name)
+        if any(n.name in before or n.kind in KERNEL_KINDS for n in readers):
+            before.add(node.name)
+    return {n.name for n in graph.nodes if n.kind in KERNEL_KINDS and n.name not in before}
+
+
+def last_activations(graph: Graph) -> set[str]:
+    """The tensors that feed the last layers or are outputs: back to the op that rounds them, the last ReLU."""
+    found: set[str] = set()
+    pending = [name for last in last_layers(graph) for name in graph[last].inputs]
+    pending += list(graph.outputs)
+    while pending:
+        node = graph[pending.pop()]
+        if node.name in found:
+            continue
+        found.add(node.name)
+        if node.kind not in (*KERNEL_KINDS, "add", "input"):
+            pending += list(node.inputs)
+    return found
+
+
+def percentiles(
+    graph: Graph, bits: Mapping[str, LayerBits], percentile: float | None
+) -> dict[str, float]:
+    """The calibration percentile of every tensor to measure.
+
+    None means the paper's choice per tensor: 99.9 below 8 bits, else 99.99. The input and the logits are measured to their
+    maximum: cutting off the largest logit changes the prediction.
+    """
+    chosen = {}
+    for node in graph.quantized_nodes:
+        if node.kind == "average_pool":
+            continue  # shares its input's exponent
+        if node.kind == "input" or is_logits(graph, node):
+            chosen[node.name] = 100.0
+        elif percentile is not None:
+            chosen[node.name] = percentile
+        else:
+            narrow = node.activation is not None and bits[node.name].activations < 8
+            chosen[node.name] = 99.9 if narrow else 99.99
+    return chosen
+
+
+def is_logits(graph: Graph, node: Node) -> bool:
+    """Whether a node is a dense layer without ReLU whose output leaves the network (perhaps through a softmax)."""
+    if node.kind != "dense" or node.activation:
+        return False
+    readers = graph.consumers(node.name)
+    return all(reader.kind == "head" for reader in readers)
+
+
+def make_plan(
+    graph: Graph, ranges: Mapping[str, Range], settings: PlanSettings, policy: Policy
+) -> QuantPlan:
+    """Turns measured ranges into bits and exponents.
+
+    Args:
+        graph: The float network.
+        ranges: What `calibrate` measured, for the nodes of `percentiles`.
+        settings: Bits of the network.
+        policy: Deviations from the defaults.
+
+    Raises:
+        ValueError: If a tensor is never positive (dead) or an override matches nothing.
+    """
+    bits = layer_bits(graph, settings, policy)
+    _refuse_dead(graph, ranges)
+    producer: dict[str, str] = {}  # node -> the quantized node whose codes it carries
+    specs: dict[str, TensorSpec] = {}
+    layers = []
+    for node in graph.nodes:
+        sources = tuple(producer[name] for name in node.inputs)
+        if node not in graph.quantized_nodes:
+            producer[node.name] = sources[0]
+            continue
+        producer[node.name] = node.name
+        if node.kind == "average_pool":
+            specs[node.name] = specs[sources[0]]
+        else:
+            unsigned = node.activation is not None or (
+                node.kind == "global_pool" and not specs[sources[0]].signed
+            )
+            specs[node.name] = _tensor(node, graph, ranges[node.name], unsigned, bits, settings)
+        layers.append(
+            LayerPlan(
+                name=node.name,
+                kind=node.kind,
+                inputs=sources,
+                output=specs[node.name],
+                kernel=_kernel(bits[node.name].weights, policy) if node.kind in KERNEL_KINDS else None,
+                multiplier=_multiplier(node, policy),
+            )
+        )
+    return QuantPlan(settings, tuple(layers))
+
+
+def _refuse_dead(graph: Graph, ranges: Mapping[str, Range]) -> None:
+    dead = [graph[name].label for name, measured in ranges.items() if _reach(measured) <= 0]
+    if dead:
+        raise ValueError(
+            f"The output of these layers is zero on all of the calibration data (dead): {', '.join(dead)}. Check that the data "
+            "is preprocessed as in training, and the pretrained weights."
+        )
+
+
+def _reach(measured: Range) -> float:
+    """The percentile, or the maximum where the tensor is so sparse that its percentile is zero."""
+    return measured.high if measured.high > 0 else max(measured.maximum, -measured.minimum)
+
+
+def _tensor(
+    node: Node,
+    graph: Graph,
+    measured: Range,
+    unsigned: bool,
+    bits: Mapping[str, LayerBits],
+    settings: PlanSettings,
+) -> TensorSpec:
+    if node.kind == "input":
+        signed = measured.minimum < 0
+        return TensorSpec(8, range_exponent(_reach(measured), 8, signed), signed)
+    if is_logits(graph, node):
+        return TensorSpec(
+            settings.logits_bits, _logits_exponent(_reach(measured), settings.logits_bits), True
+        )
+    if not unsigned:
+        return TensorSpec(8, range_exponent(_reach(measured), 8, signed=True), signed=True)
+    width = bits[node.name].activations
+    exponent = range_exponent(_reach(measured), width, signed=False)
+    limit = None
+    if node.activation == "relu6":
+        limit = min(int(6 / 2.0**exponent), 2**width - 1)
+        limit = limit if limit < 2**width - 1 else None
+    return TensorSpec(width, exponent, signed=False, limit=limit)
+
+
+def _logits_exponent(largest: float, bits: int) -> int:
+    """The finest step at which the largest calibrated logit still has a code: saturated logits are ties."""
+    highest = code_range(bits, signed=True)[1]
+    return int(np.ceil(np.log2(largest / (highest + 0.5))))
+
+
+def _kernel(bits: int, policy: Policy) -> KernelSpec:
+    factor = 2.0 if policy.clip_reading == "plus_minus" else 1.0
+    return KernelSpec(bits, factor * policy.clip_stds[bits])
+
+
+def _multiplier(node: Node, policy: Policy) -> MultiplierSpec | None:
+    layer = node.batch_norm
+    if layer is None:
+        return None
+    bits = 8
+    if policy.bn_exponent == "paper":
+        return MultiplierSpec(bits, -bits // 2)
+    if isinstance(policy.bn_exponent, int):
+        return MultiplierSpec(bits, policy.bn_exponent)
+    scale = 1.0 / np.sqrt(np.asarray(layer.moving_variance, np.float64) + layer.epsilon)
+    if layer.scale:
+        scale = scale * np.asarray(layer.gamma, np.float64)
+    largest = float(np.max(np.abs(scale)))
+    if not (np.isfinite(largest) and largest > 0):
+        raise ValueError(
+            f"Layer '{layer.name}' (BatchNormalization) has only zero or non-finite multipliers (largest: {largest}): its "
+            "output is constant. Check the pretrained weights."
+        )
+    return MultiplierSpec(bits, range_exponent(largest, bits, signed=True))

@@ -1,0 +1,155 @@
+"""What is done to one tensor: subclasses of tfmot's `Quantizer`, in pure TensorFlow ops.
+
+The same objects run in the Keras 3 layers of this package and under tfmot's `quantize_apply` for `tf_keras` models.
+
+    kernel_quantizer = KernelQuantizer(KernelSpec(bits=4, clip_stds=4.12))
+    kernel_quantizer(kernel, training=True, weights={})       # values on the grid, straight-through gradient
+
+| tensor | quantizer | exponent |
+|---|---|---|
+| kernel | `KernelQuantizer` | from the weights, in every step |
+| activation | `ActivationQuantizer` | fixed by the plan |
+| batch normalization multiplier | `MultiplierQuantizer` | fixed by the plan |
+| bias | `BiasQuantizer` | the accumulator grid, given at each call |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from faq_keras import fixed_point
+from faq_keras.compat import Quantizer
+from faq_keras.plan import KernelSpec, MultiplierSpec, TensorSpec
+
+
+class _StatelessQuantizer(Quantizer):
+    """A quantizer without variables of its own, described by a spec of the plan."""
+
+    spec: Any
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:
+        """Creates no variables (tfmot's hook)."""
+        return {}
+
+    def get_config(self) -> dict[str, Any]:
+        """The spec as plain JSON types."""
+        return dataclasses.asdict(self.spec)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash((type(self), tuple(self.__dict__.items())))
+
+
+class KernelQuantizer(_StatelessQuantizer):
+    """Weights: symmetric, one exponent per tensor, recomputed in every step (paper section 3.1.1)."""
+
+    def __init__(self, spec: KernelSpec) -> None:
+        self.spec = spec
+
+    def exponent(self, kernel: tf.Tensor) -> tf.Tensor:
+        """`l` of the float weights, an int32 scalar."""
+        return fixed_point.tf_kernel_exponent(kernel, self.spec.bits, self.spec.clip_stds)
+
+    def __call__(
+        self, inputs: tf.Tensor, training: bool = False, weights: Any = None, **kwargs: Any
+    ) -> tf.Tensor:
+        """Quantizes float weights of any shape; `exponent=` skips its computation."""
+        exponent = kwargs.get("exponent")
+        lowest, highest = fixed_point.code_range(self.spec.bits, signed=True)
+        return fixed_point.tf_quantize(
+            inputs, self.exponent(inputs) if exponent is None else exponent, lowest, highest
+        )
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> KernelQuantizer:
+        """The inverse of `get_config`."""
+        return cls(KernelSpec(**config))
+
+
+class ActivationQuantizer(_StatelessQuantizer):
+    """Activations: fixed exponent; an unsigned tensor is clipped at 0, so this *is* the ReLU (paper section 3.2).
+
+    Args:
+        spec: The tensor in the plan.
+        rounding: Where exact halves go: what the tensor's integer kernel does.
+    """
+
+    def __init__(self, spec: TensorSpec, rounding: str = fixed_point.HALF_EVEN) -> None:
+        self.spec = spec
+        self.rounding = rounding
+
+    def __call__(
+        self, inputs: tf.Tensor, training: bool = False, weights: Any = None, **kwargs: Any
+    ) -> tf.Tensor:
+        """Quantizes a float activation tensor of any shape."""
+        spec = self.spec
+        return fixed_point.tf_quantize(
+            inputs, spec.exponent, spec.lowest, spec.highest, self.rounding
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The spec and the rounding as plain JSON types."""
+        return super().get_config() | {"rounding": self.rounding}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ActivationQuantizer:
+        """The inverse of `get_config`."""
+        spec = {key: value for key, value in config.items() if key != "rounding"}
+        return cls(TensorSpec(**spec), config["rounding"])
+
+
+class MultiplierQuantizer(_StatelessQuantizer):
+    """Batch normalization multipliers: symmetric 8 bits, fixed exponent (paper sections 2.1 and 3.1.1)."""
+
+    def __init__(self, spec: MultiplierSpec) -> None:
+        self.spec = spec
+
+    def __call__(
+        self, inputs: tf.Tensor, training: bool = False, weights: Any = None, **kwargs: Any
+    ) -> tf.Tensor:
+        """Quantizes a vector of multipliers."""
+        lowest, highest = fixed_point.code_range(self.spec.bits, signed=True)
+        return fixed_point.tf_quantize(inputs, self.spec.exponent, lowest, highest)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> MultiplierQuantizer:
+        """The inverse of `get_config`."""
+        return cls(MultiplierSpec(**config))
+
+
+@dataclasses.dataclass(frozen=True)
+class BiasSpec:
+    """An additive constant: 32 bits (paper section 2.1) on the accumulator grid."""
+
+    bits: int = 32
+
+
+class BiasQuantizer(_StatelessQuantizer):
+    """Biases: the accumulator grid `2**(input exponent + kernel exponent)`, which the call must name."""
+
+    def __init__(self, spec: BiasSpec | None = None) -> None:
+        self.spec = spec or BiasSpec()
+
+    def __call__(
+        self, inputs: tf.Tensor, training: bool = False, weights: Any = None, **kwargs: Any
+    ) -> tf.Tensor:
+        """Quantizes a vector of biases.
+
+        Args:
+            inputs: Float32 or float64 vector.
+            training: Unused.
+            weights: Unused.
+            **kwargs: `exponent`, an int32 scalar: the accumulator grid.
+        """
+        lowest, highest = fixed_point.code_range(self.spec.bits, signed=True)
+        return fixed_point.tf_quantize(inputs, kwargs["exponent"], lowest, highest)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> BiasQuantizer:
+        """The inverse of `get_config`."""
+        return cls(BiasSpec(**config))

@@ -1,0 +1,1 @@
+"""Rebuild a float model as a quantized one, layer by layer, as its plan says."""

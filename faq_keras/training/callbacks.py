@@ -1,0 +1,174 @@
+"""What happens around the epochs of a fit: schedules, a log that survives, an alarm for NaN.
+
+Ordinary Keras callbacks, usable with any model and any optimizer:
+
+    model.fit(data, epochs=30, callbacks=[
+        LearningRate(Exponential.between(0.01, 1e-6, epochs=30)),
+        MetricsLog("run/metrics.jsonl"),
+        NaNAlarm(),
+    ])
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+
+class LearningRate(keras.callbacks.LearningRateScheduler):
+    """Sets the optimizer's learning rate at the start of each epoch, and logs it.
+
+    Attributes:
+        rate: Learning rate as a function of the epoch, counted from 0.
+    """
+
+    def __init__(self, rate: Callable[[int], float]) -> None:
+        super().__init__(lambda epoch, _previous: float(rate(epoch)))
+        self.rate = rate
+
+
+class VirtualBatches(keras.callbacks.Callback):
+    """Sets how many real batches make one update, at the start of each epoch.
+
+    Attributes:
+        count: Number of batches as a function of the epoch, counted from 0.
+    """
+
+    def __init__(self, count: Callable[[int], float]) -> None:
+        super().__init__()
+        self.count = count
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Sets the optimizer's `virtual_batches`.
+
+        Raises:
+            ValueError: The optimizer cannot gather batches and should.
+        """
+        count = int(self.count(epoch))
+        optimizer = _innermost(self.model.optimizer)
+        if hasattr(optimizer, "virtual_batches"):
+            if optimizer.virtual_batches != count:
+                optimizer.virtual_batches = count
+        elif count != 1:
+            raise ValueError(
+                f"Epoch {epoch} asks for virtual batches of {count}, but the optimizer "
+                f"{type(optimizer).__name__} has none. Compile the model with the recipe's "
+                "optimizer (faq_keras.training.optimizer.SGD)."
+            )
+
+
+def _innermost(optimizer: Any) -> Any:
+    """The optimizer inside mixed precision's loss scaling."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Appends one JSON object per epoch to a file: epoch, learning rate, seconds, every metric.
+
+    Each line is on the disk before the next epoch begins. A resumed run goes on in the same file
+    (a line that a kill tore in two is dropped first); where an epoch was run twice, the later line
+    counts. Values that are not finite are written as null, which JSON has and NaN it has not.
+
+    Attributes:
+        path: The file, made with the first epoch's line.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._started = 0.0
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Drops a torn last line."""
+        if self.path.exists():
+            content = self.path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                os.truncate(self.path, whole)
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Starts the clock."""
+        self._started = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Writes the line of the epoch."""
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        line: dict[str, Any] = {
+            "epoch": epoch,
+            "learning_rate": rate,
+            "seconds": round(time.monotonic() - self._started, 3),
+        }
+        for key, value in (logs or {}).items():
+            line[key] = float(value) if math.isfinite(float(value)) else None
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class TrainingDivergedError(ValueError):
+    """A metric or a weight is no longer a finite number."""
+
+
+class NaNAlarm(keras.callbacks.Callback):
+    """Stops a training whose loss is no longer a finite number, and says where it happened.
+
+    Raises `TrainingDivergedError` after the batch (loss) or the epoch (any metric, any weight) that
+    shows it, naming the metric and the first layer with such weights.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Remembers the epoch for the message."""
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Looks at the loss."""
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(float(loss)):
+            self._raise(f"in epoch {self._epoch}, batch {batch}", f"'loss' is {float(loss)}")
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Looks at every metric and every weight."""
+        for name, value in (logs or {}).items():
+            if not math.isfinite(float(value)):
+                self._raise(f"in epoch {epoch}", f"{name!r} is {float(value)}")
+        if first_not_finite(self.model) is not None:
+            self._raise(f"in epoch {epoch}", "its metrics are finite, but not its weights")
+
+    def _raise(self, when: str, what: str) -> None:
+        culprit = first_not_finite(self.model)
+        where = (
+            f"The first weights that are not finite: {culprit}."
+            if culprit
+            else "All weights are finite, so look at the images and labels first."
+        )
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        raise TrainingDivergedError(
+            f"The training of {self.model.name!r} diverged {when}: {what}. {where} "
+            f"The learning rate is {rate:.3g}: try a lower one."
+        )
+
+
+def first_not_finite(model: keras.Model) -> str | None:
+    """Names the first layer with weights that are NaN or infinite, and how many; None if none."""
+    for layer in model._flatten_layers(include_self=False):
+        for weight in layer._trainable_variables + layer._non_trainable_variables:
+            values = np.asarray(keras.ops.convert_to_numpy(weight))
+            if not np.issubdtype(values.dtype, np.floating):
+                continue
+            bad = int(np.count_nonzero(~np.isfinite(values)))
+            if bad:
+                return f"layer {layer.name!r}, {weight.name} ({bad} of {values.size})"
+    return None

@@ -1,0 +1,154 @@
+"""A .tflite file as the tree of objects that TFLite's schema generates, and back to bytes.
+
+A file is one flatbuffer: a `ModelT` with buffers (the constants' bytes), operator codes and subgraphs
+of tensors and operators. Everything that needs to know how these are stored is here:
+
+    model = parse(Path("m.tflite").read_bytes())
+    for op in model.subgraphs[0].operators:
+        print(op_name(model, op))
+    Path("copy.tflite").write_bytes(serialize(model))
+
+`serialize` depends on nothing but the tree, so equal trees give equal files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import flatbuffers
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert import schema_py_generated as schema
+
+from faq_keras.tflite import int4
+
+IDENTIFIER = b"TFL3"
+VERSION = 3
+
+# The schema aligns the bytes of every buffer to this, so that kernels may read them in place.
+BUFFER_ALIGNMENT = 16
+
+TENSOR_TYPES: Mapping[str, int] = {
+    name.lower(): value for name, value in vars(schema.TensorType).items() if not name.startswith("_")
+}
+TYPE_NAMES: Mapping[int, str] = {value: name for name, value in TENSOR_TYPES.items()}
+OP_NAMES: Mapping[int, str] = {
+    value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")
+}
+# Types whose elements numpy can view; the others (strings, resources, sub-byte types) stay bytes.
+NUMPY_TYPES: Mapping[str, type[np.generic]] = {
+    "int8": np.int8,
+    "int16": np.int16,
+    "int32": np.int32,
+    "int64": np.int64,
+    "uint8": np.uint8,
+    "uint16": np.uint16,
+    "uint32": np.uint32,
+    "uint64": np.uint64,
+    "float16": np.float16,
+    "float32": np.float32,
+    "float64": np.float64,
+    "bool": np.bool_,
+}
+
+
+class AlignedBufferT(schema.BufferT):
+    """A buffer whose bytes start at a multiple of `BUFFER_ALIGNMENT` (the generated code forgets to)."""
+
+    def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802 (the schema's name)
+        """Writes the buffer and returns its offset."""
+        if self.data is not None:
+            builder.Prep(BUFFER_ALIGNMENT, len(self.data))
+        return super().Pack(builder)
+
+
+def serialize(model: schema.ModelT) -> bytes:
+    """The flatbuffer of an object tree; the tree's vectors should be numpy arrays, lists are slow."""
+    model.buffers = [AlignedBufferT(b.data, b.offset, b.size) for b in model.buffers]
+    size = sum(len(b.data) for b in model.buffers if b.data is not None)
+    builder = flatbuffers.Builder(size + 64 * len(model.buffers) + 65536)
+    builder.Finish(model.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def parse(content: bytes) -> schema.ModelT:
+    """The object tree of a flatbuffer, whose numpy vectors are views of `content`.
+
+    Raises:
+        ValueError: If the bytes cannot be read as a TFLite model; the message has no subject.
+    """
+    if not content:
+        raise ValueError("is empty")
+    if content[4:8] != IDENTIFIER:
+        raise ValueError(f"is not a TFLite model: it lacks the identifier {IDENTIFIER.decode()}")
+    try:
+        return schema.ModelT.InitFromPackedBuf(content, 0)
+    except Exception as error:  # whatever garbage leads to: struct.error, TypeError, MemoryError ...
+        raise ValueError(f"is truncated or corrupt ({type(error).__name__}: {error})") from error
+
+
+def op_code(model: schema.ModelT, op: schema.OperatorT) -> int:
+    """The builtin operator's number. Files from before TensorFlow 2.4 have it in the other field."""
+    code = model.operatorCodes[op.opcodeIndex]
+    return max(code.builtinCode, code.deprecatedBuiltinCode)
+
+
+def op_name(model: schema.ModelT, op: schema.OperatorT) -> str:
+    """An operator's name, such as `CONV_2D`; a custom operator's own name."""
+    code = op_code(model, op)
+    custom = model.operatorCodes[op.opcodeIndex].customCode
+    if code == schema.BuiltinOperator.CUSTOM and custom:
+        return custom.decode(errors="replace")
+    return OP_NAMES.get(code, f"unknown operator {code}")
+
+
+def type_name(tensor: schema.TensorT) -> str:
+    """A tensor's element type in lower case, such as `int8`."""
+    return TYPE_NAMES.get(tensor.type, f"unknown type {tensor.type}")
+
+
+def tensor_name(tensor: schema.TensorT) -> str:
+    """A tensor's name as text."""
+    return (tensor.name or b"").decode(errors="replace")
+
+
+def shape(tensor: schema.TensorT) -> tuple[int, ...]:
+    """A tensor's shape, with -1 where its signature says that the dimension can be resized."""
+    signature = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
+    return tuple(int(size) for size in (signature if signature is not None else ()))
+
+
+def element_count(tensor: schema.TensorT) -> int:
+    """How many elements a tensor has at the file's own batch size."""
+    return int(np.prod(tensor.shape, dtype=object)) if tensor.shape is not None else 1
+
+
+def byte_count(tensor: schema.TensorT) -> int | None:
+    """How many bytes a constant of this type and shape takes; None if the type has no fixed size."""
+    name, count = type_name(tensor), element_count(tensor)
+    if name == "int4":
+        return (count + 1) // 2
+    return count * np.dtype(NUMPY_TYPES[name]).itemsize if name in NUMPY_TYPES else None
+
+
+def raw_data(model: schema.ModelT, tensor: schema.TensorT) -> npt.NDArray[np.uint8] | None:
+    """The bytes of a constant; None for a tensor that is computed."""
+    data = model.buffers[tensor.buffer].data
+    return None if data is None or len(data) == 0 else np.asarray(data, np.uint8)
+
+
+def constant(model: schema.ModelT, tensor: schema.TensorT) -> npt.NDArray[np.generic] | None:
+    """A constant as an array in its own type and shape, packed codes unpacked to int8.
+
+    Returns:
+        None for a tensor that is computed or whose type numpy does not know.
+    """
+    raw, name = raw_data(model, tensor), type_name(tensor)
+    if raw is None:
+        return None
+    dimensions = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
+    if name == "int4":
+        return int4.unpack(raw, element_count(tensor)).reshape(dimensions)
+    if name not in NUMPY_TYPES:
+        return None
+    return np.frombuffer(raw.tobytes(), NUMPY_TYPES[name]).reshape(dimensions)

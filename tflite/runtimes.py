@@ -1,0 +1,131 @@
+"""The runtimes that can execute a .tflite file here, by name.
+
+    session = RUNTIMES["xnnpack"].open(content, num_threads=2)
+    outputs = session.run({"image": codes})      # any batch size: inputs are resized as needed
+    session.undelegated                          # ops that XNNPACK left to the built-in kernels
+
+A runtime's name is also the name of its numerics profile (`faq_keras.integer.rounding`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+Codes = npt.NDArray[np.generic]
+
+# A delegate appears as one more operator whose outputs are those of the operators it took over.
+_DELEGATE = "DELEGATE"
+
+
+class LiteRtSession:
+    """A model inside LiteRT's interpreter.
+
+    Attributes:
+        input_details: LiteRT's description of the inputs, in the model's order.
+        output_details: The same of the outputs.
+    """
+
+    def __init__(self, content: bytes, resolver: OpResolverType, num_threads: int) -> None:
+        self._interpreter = Interpreter(
+            model_content=content,
+            num_threads=num_threads,
+            experimental_op_resolver_type=resolver,
+        )
+        self._interpreter.allocate_tensors()
+        self.input_details: list[dict[str, Any]] = self._interpreter.get_input_details()
+        self.output_details: list[dict[str, Any]] = self._interpreter.get_output_details()
+        self._shapes = {d["name"]: tuple(int(n) for n in d["shape"]) for d in self.input_details}
+
+    def run(self, inputs: Mapping[str, Codes]) -> dict[str, Codes]:
+        """Executes the model.
+
+        Args:
+            inputs: One array per input name, `[batch, ...]` in the input's own dtype.
+
+        Returns:
+            One array per output name.
+        """
+        for details in self.input_details:
+            shape = inputs[details["name"]].shape
+            if shape != self._shapes[details["name"]]:
+                self._interpreter.resize_tensor_input(details["index"], shape)
+                self._shapes[details["name"]] = shape
+        self._interpreter.allocate_tensors()
+        for details in self.input_details:
+            self._interpreter.set_tensor(details["index"], inputs[details["name"]])
+        self._interpreter.invoke()
+        return {d["name"]: self._interpreter.get_tensor(d["index"]) for d in self.output_details}
+
+    def invoke(self) -> None:
+        """Executes the model once more on the inputs it has."""
+        self._interpreter.invoke()
+
+    @property
+    def delegated(self) -> frozenset[str]:
+        """Names of the tensors that a delegate hands back: results of delegated operators.
+
+        Only if the model exposes every tensor as an output does this name all delegated operators.
+        """
+        indices = {
+            int(index)
+            for op in self._interpreter._get_ops_details()
+            if op["op_name"] == _DELEGATE
+            for index in op["outputs"]
+        }
+        details = {d["index"]: d["name"] for d in self._interpreter.get_tensor_details()}
+        return frozenset(details[i] for i in indices if i in details)
+
+
+@dataclasses.dataclass(frozen=True)
+class LiteRtRuntime:
+    """LiteRT with one choice of kernels.
+
+    Attributes:
+        name: The runtime's name, also of its numerics profile.
+        resolver: Which kernels LiteRT uses.
+        delegates: Whether a delegate should take over the convolutions.
+    """
+
+    name: str
+    resolver: OpResolverType
+    delegates: bool
+
+    def open(self, content: bytes, num_threads: int = 1) -> LiteRtSession:
+        """Loads a model.
+
+        Raises:
+            ValueError: If the runtime refuses it; gives the runtime's reason.
+        """
+        try:
+            return LiteRtSession(content, self.resolver, num_threads)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"The runtime '{self.name}' refuses the model: {reason}") from error
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The packages that the results depend on."""
+        return {"ai-edge-litert": importlib.metadata.version("ai-edge-litert")}
+
+
+RUNTIMES: Mapping[str, LiteRtRuntime] = {
+    "xnnpack": LiteRtRuntime("xnnpack", OpResolverType.AUTO, delegates=True),
+}
+
+
+def runtime(name: str) -> LiteRtRuntime:
+    """The runtime of that name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in RUNTIMES:
+        raise ValueError(f"Unknown runtime {name!r}; expected one of {', '.join(RUNTIMES)}.")
+    return RUNTIMES[name]
