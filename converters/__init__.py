@@ -29,4 +29,12 @@ __all__ = ["ConversionError", "from_onnx", "from_torch", "to_onnx"]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
+    except ModuleNotFoundError as error:
+        from faq_keras.converters.errors import ConversionError
+
+        raise ConversionError(
+            f"{name} needs {error.name}: pip install 'faq_keras[torch]'."
+        ) from error
+    return getattr(home, name)

@@ -28,3 +28,9 @@ def listed(items: Sequence[str], limit: int = 20) -> str:
     """Joins `items` with semicolons, says how many more there are beyond `limit`."""
     rest = len(items) - limit
     return "; ".join(items[:limit]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's exception says first, without its full stop."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")

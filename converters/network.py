@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from faq_keras.converters.errors import ConversionError
+from faq_keras.converters.errors import ConversionError, first_line
 from faq_keras.converters.onnx_file import Node, OnnxNetwork
 from faq_keras.converters.values import IMAGE, Channel, Value, plain
 
@@ -48,9 +48,11 @@ class Network:
         values: What is known so far, by the ONNX name.
     """
 
-    def __init__(self, file: OnnxNetwork, source: Value) -> None:
+    def __init__(
+        self, file: OnnxNetwork, constants: Mapping[str, np.ndarray], source: Value
+    ) -> None:
         self.file = file
-        self.values: dict[str, Anything] = {**file.constants, file.input_name: source}
+        self.values: dict[str, Anything] = {**constants, file.input_name: source}
         self._names: Counter[str] = Counter()
         self._producers: dict[int, tuple[keras.layers.Layer, Any]] = {}
 
@@ -76,7 +78,9 @@ class Network:
         """An operand [batch, channels, height, width], its Keras tensor channels-last."""
         value = self.value(node, index)
         if len(value.shape) != 3:
-            raise node.error(f"it is applied to shape {value.shape}, only 2-D images are supported.")
+            raise node.error(
+                f"it is applied to shape {value.shape}, only 2-D images are supported."
+            )
         return self.in_order(value, IMAGE)
 
     def constant(self, node: Node, index: int, what: str) -> np.ndarray:
@@ -139,9 +143,10 @@ class Network:
         weights: Sequence[np.ndarray] = (),
     ) -> keras.KerasTensor:
         """Calls a new layer, fills in its weights and remembers it as the output's producer."""
-        output = layer(inputs)
         if weights:
-            layer.set_weights([np.asarray(array, np.float32) for array in weights])
+            output = _build_with(layer, inputs, weights)
+        else:
+            output = layer(inputs)
         self._producers[id(output)] = (layer, inputs)
         return output
 
@@ -172,10 +177,45 @@ class Network:
         flatten = keras.layers.Flatten(name=self.unique("flatten"))
         return Value(self.apply(flatten, restored.tensor), value.shape, (1,), value.nonnegative)
 
-
     def plain_or_image(self, value: Value) -> Value:
         """The value as a channels-last image if it is one, else laid out as in ONNX."""
         return self.in_order(value, IMAGE) if len(value.shape) == 3 else self.plain(value)
+
+
+class _Given(keras.initializers.Initializer):
+    """Initialises a kernel with known numbers: random ones would cost time and twice the memory."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> Any:
+        if tuple(shape) != self.array.shape:
+            raise ValueError(f"a kernel of shape {self.array.shape} where {shape} is needed")
+        return keras.ops.convert_to_tensor(self.array, dtype)
+
+
+def _build_with(
+    layer: keras.layers.Layer, inputs: Any, weights: Sequence[np.ndarray]
+) -> keras.KerasTensor:
+    """Calls a new layer and fills in its weights.
+
+    The layer's configuration keeps the usual initializer, for who trains it again from scratch.
+    """
+    kernels = [
+        key for key in ("kernel_initializer", "depthwise_initializer") if hasattr(layer, key)
+    ]
+    usual = {key: getattr(layer, key) for key in kernels}
+    for key in kernels:
+        setattr(layer, key, _Given(weights[0]))
+    try:
+        output = layer(inputs)
+    finally:
+        for key, initializer in usual.items():
+            setattr(layer, key, initializer)
+    given = len(kernels)
+    for variable, array in zip(layer.weights[given:], weights[given:], strict=True):
+        variable.assign(array)
+    return output
 
 
 def readable(name: str) -> str:
@@ -190,9 +230,9 @@ def readable(name: str) -> str:
         for part, following in zip(parts, [*parts[1:], ""], strict=True)
         if not following.startswith(part + ".")
     ]
-    if len(parts) > 1:
+    if name.startswith("/"):
         parts[-1] = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", parts[-1]).lower()
-        if parts[-1] == re.sub(r"_\d+$", "", parts[-2]).lower():
+        if len(parts) > 1 and parts[-1] == re.sub(r"_\d+$", "", parts[-2]).lower():
             del parts[-1]
     return re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(parts)).strip("_")
 
@@ -208,8 +248,7 @@ def run(network: Network, node: Node) -> None:
     except ConversionError:
         raise
     except Exception as error:  # a damaged file can trip any check of numpy, Keras or TensorFlow
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise node.error(f"{reason} (shapes or attributes that do not fit).") from error
+        raise node.error(f"{first_line(error)} (shapes or attributes that do not fit).") from error
     if not isinstance(results, list):
         results = [results]
     for name, result in zip(node.outputs, results, strict=False):

@@ -4,16 +4,16 @@ The one idea: everything that can be wrong with a *file* is found here, before a
 exists, so that the op handlers may rely on it. The structure goes through onnx's own checker and
 its strict shape inference; weights are kept out of that, so a large network costs no extra memory.
 
-    network = read_onnx("resnet18.onnx")
+    network, constants = read_onnx("resnet18.onnx", frozenset(HANDLERS))
     network.input_shape                  # (3, 224, 224): channels, height, width
     [node.op for node in network.nodes]  # only what the outputs depend on, in order
-    network.constants["conv1.weight"]    # float32 [64, 3, 7, 7]
+    constants["conv1.weight"]            # float32 [64, 3, 7, 7]
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,13 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
-from faq_keras.converters.errors import KEEP_BATCH_NORM, ConversionError, listed
+from faq_keras.converters.errors import (
+    KEEP_BATCH_NORM,
+    ConversionError,
+    first_line,
+    listed,
+)
+from faq_keras.converters.onnx_weights import read_constants
 
 OPSETS = range(11, 24)
 """The opsets whose definitions the op handlers follow."""
@@ -66,7 +72,7 @@ class OnnxNetwork:
         name: The graph's name.
         opset: Version of the standard op set.
         nodes: The ops that the outputs depend on, in topological order, without `Constant`.
-        constants: Initializers and constants that those ops read, by name.
+        constants: Names of the initializers and constants that those ops read.
         input_name: Name of the image input.
         input_shape: `(channels, height, width)`.
         batch: The batch size that was baked into the file, or None.
@@ -78,7 +84,7 @@ class OnnxNetwork:
     name: str
     opset: int
     nodes: tuple[Node, ...]
-    constants: Mapping[str, np.ndarray]
+    constants: frozenset[str]
     input_name: str
     input_shape: tuple[int, int, int]
     batch: int | None
@@ -91,13 +97,17 @@ def read_onnx(
     path: str | os.PathLike[str],
     supported: frozenset[str],
     input_shape: tuple[int, int, int] | None = None,
-) -> OnnxNetwork:
+) -> tuple[OnnxNetwork, dict[str, np.ndarray]]:
     """Reads and checks a file.
 
     Args:
         path: The `.onnx` file; external data lie beside it.
         supported: The op types that have a handler.
         input_shape: `(height, width, channels)`; needed when the file leaves height or width open.
+
+    Returns:
+        The graph, and its constants by name: apart, so that the caller can drop each large weight
+        when it has been used.
 
     Raises:
         ConversionError: Not an ONNX file, damaged, of an unsupported opset, with unsupported ops,
@@ -108,7 +118,7 @@ def read_onnx(
     model = _parse(file)
     opset = _opset(model, file)
     _refuse_unsupported(model, supported, file)
-    constants = dict(_constants(model, file))
+    constants = dict(read_constants(model, file))
     skeleton = _skeleton(model, constants)
     folded = tuple(n.name or n.output[0] for n in model.graph.node if _has_folded_batch_norm(n))
     del model  # the weights live on in `constants` only
@@ -119,9 +129,19 @@ def read_onnx(
     read = {i for node in nodes for i in node.inputs} | set(outputs)
     constants = {key: array for key, array in constants.items() if key in read}
     _refuse_nan(constants, file)
-    return OnnxNetwork(
-        skeleton.graph.name, opset, nodes, constants, name, shape, batch, outputs, shapes, folded
+    network = OnnxNetwork(
+        name=skeleton.graph.name,
+        opset=opset,
+        nodes=nodes,
+        constants=frozenset(constants),
+        input_name=name,
+        input_shape=shape,
+        batch=batch,
+        outputs=outputs,
+        shapes=shapes,
+        folded=folded,
     )
+    return network, constants
 
 
 def _parse(file: Path) -> onnx.ModelProto:
@@ -152,9 +172,7 @@ def _opset(model: onnx.ModelProto, file: Path) -> int:
     return versions[0]
 
 
-def _refuse_unsupported(
-    model: onnx.ModelProto, supported: frozenset[str], file: Path
-) -> None:
+def _refuse_unsupported(model: onnx.ModelProto, supported: frozenset[str], file: Path) -> None:
     missing = [
         f"{'' if n.domain in ('', 'ai.onnx') else n.domain + '::'}{n.op_type} "
         f"(node {n.name or (n.output[0] if n.output else '')!r})"
@@ -165,70 +183,6 @@ def _refuse_unsupported(
         raise ConversionError(
             f"{file} has {len(missing)} nodes with no Keras counterpart here: "
             f"{listed(missing)}. Replace these ops in the original network and export it again."
-        )
-
-
-def _constants(model: onnx.ModelProto, file: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Initializers and the values of Constant nodes, as numpy arrays."""
-    if model.graph.sparse_initializer:
-        raise ConversionError(f"{file} holds sparse weights. Re-export with dense ones.")
-    for tensor in model.graph.initializer:
-        yield tensor.name, _array(tensor, file)
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            if len(node.attribute) != 1 or len(node.output) != 1:
-                raise ConversionError(f"{file}: Constant node {node.name!r} needs one value.")
-            attribute = node.attribute[0]
-            value = onnx.helper.get_attribute_value(attribute)
-            is_tensor = isinstance(value, onnx.TensorProto)
-            if not is_tensor and attribute.name not in (
-                *("value_int", "value_ints", "value_float", "value_floats"),
-            ):
-                raise ConversionError(
-                    f"{file}: Constant node {node.name!r} holds a {attribute.name}, not numbers."
-                )
-            dtype = np.float32 if "float" in attribute.name else np.int64
-            yield node.output[0], _array(value, file) if is_tensor else np.asarray(value, dtype)
-
-
-def _array(tensor: onnx.TensorProto, file: Path) -> np.ndarray:
-    try:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _check_external(tensor, file)
-            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(file.parent))
-        return onnx.numpy_helper.to_array(tensor)
-    except ConversionError:
-        raise
-    except Exception as error:  # onnx reports damage by many types, also its own C++ ones
-        raise ConversionError(
-            f"{file}: the data of {tensor.name!r} do not fit its declared type and shape "
-            f"{list(tensor.dims)} ({_first_line(error)}). The file is damaged: export it again."
-        ) from error
-
-
-def _check_external(tensor: onnx.TensorProto, file: Path) -> None:
-    """Refuses external data that are missing, too short or outside the folder of the file."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location, folder = entries.get("location", ""), file.parent.resolve()
-    data = (folder / location).resolve()
-    where = f"{file}: weight {tensor.name!r} lies in the external file {location!r}"
-    if not location or folder not in data.parents or (folder / location).is_symlink():
-        raise ConversionError(
-            f"{where}, which is not a plain file below the folder of the model. "
-            "Refused; export with the weights inside or beside the model."
-        )
-    if not data.is_file():
-        raise ConversionError(f"{where}, which does not exist. Copy it beside the model.")
-    offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
-    expected = int(np.prod([int(d) for d in tensor.dims], dtype=object)) * np.dtype(
-        onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    ).itemsize
-    if length >= 0 and length != expected:
-        raise ConversionError(f"{where} with {length} bytes, but its shape needs {expected}.")
-    if offset < 0 or offset + expected > data.stat().st_size:
-        raise ConversionError(
-            f"{where}, which is truncated: it has {data.stat().st_size} bytes and "
-            f"{offset + expected} are needed. Copy it again."
         )
 
 
@@ -285,7 +239,7 @@ def _image_input(
             "with one image input can be converted."
         )
     tensor = inputs[0].type.tensor_type
-    dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+    dims = _sizes(inputs[0])
     what = f"{file}: input {inputs[0].name!r} of shape {[d or '?' for d in dims]}"
     if tensor.elem_type != onnx.TensorProto.FLOAT or len(dims) != 4:
         raise ConversionError(
@@ -325,15 +279,21 @@ def _check(
         )
     except Exception as error:  # onnx raises its own C++ exception types
         raise ConversionError(
-            f"{file} is not a valid ONNX network: {_first_line(error)}. Export it again."
+            f"{file} is not a valid ONNX network: {first_line(error)}. Export it again."
         ) from error
     return {
         value.name: tuple(
-            d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim
+            d.dim_value if d.HasField("dim_value") else None
+            for d in value.type.tensor_type.shape.dim
         )
         for value in (*inferred.graph.value_info, *inferred.graph.output)
         if value.type.tensor_type.HasField("shape")
     }
+
+
+def _sizes(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
 
 
 def _needed(model: onnx.ModelProto, outputs: tuple[str, ...]) -> tuple[Node, ...]:
@@ -379,13 +339,8 @@ def refuse_folded(network: OnnxNetwork, file: str | os.PathLike[str]) -> None:
     """Raises for a file whose BatchNorms are gone, because they cannot be trained any more."""
     if network.folded:
         raise ConversionError(
-            f"{os.fspath(file)}: BatchNorm is already folded into {len(network.folded)} convolutions "
-            f"({listed([repr(name) for name in network.folded], 3)}), so that it cannot be "
-            f"fine-tuned. Re-export with {KEEP_BATCH_NORM}, or with dynamo=True, optimize=False; "
-            "or pass allow_folded=True to convert it as it is."
+            f"{os.fspath(file)}: BatchNorm is already folded into {len(network.folded)} "
+            f"convolutions ({listed([repr(name) for name in network.folded], 3)}), so that it "
+            f"cannot be fine-tuned. Re-export with {KEEP_BATCH_NORM}, or with dynamo=True, "
+            "optimize=False; or pass allow_folded=True to convert it as it is."
         )
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")

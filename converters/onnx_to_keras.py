@@ -15,8 +15,10 @@ Needs only `onnx` and numpy beside Keras. Layers that carry weights are named af
 from __future__ import annotations
 
 import os
+from collections import Counter
 
 import keras
+import numpy as np
 
 from faq_keras.converters import (  # noqa: F401  these fill the table of handlers
     ops_constant,
@@ -58,18 +60,29 @@ def from_onnx(
             "Keras is set to channels_first, but converted networks are channels-last. "
             "Call keras.config.set_image_data_format('channels_last')."
         )
-    file = read_onnx(path, frozenset(HANDLERS), input_shape)
+    file, constants = read_onnx(path, frozenset(HANDLERS), input_shape)
     if not allow_folded:
         refuse_folded(file, path)
     channels, height, width = file.input_shape
     name = readable(file.input_name) or "image"
     source = keras.Input((height, width, channels), name=name, dtype="float32")
-    network = Network(file, image(source))
-    for node in file.nodes:
-        run(network, node)
+    network = Network(file, constants, image(source))
+    del constants
+    _convert(network)
     outputs = [_output(network, name) for name in file.outputs]
     model_name = readable(file.name) or "network"
     return keras.Model(source, outputs[0] if len(outputs) == 1 else outputs, name=model_name)
+
+
+def _convert(network: Network) -> None:
+    """Converts the nodes in order; drops each constant after its last use, so that memory stays."""
+    uses = Counter(name for node in network.file.nodes for name in node.inputs)
+    for node in network.file.nodes:
+        run(network, node)
+        uses.subtract(node.inputs)
+        for name in set(node.inputs):
+            if not uses[name] and isinstance(network.values.get(name), np.ndarray):
+                del network.values[name]
 
 
 def _output(network: Network, name: str) -> keras.KerasTensor:

@@ -31,9 +31,6 @@ def relu(network: Network, node: Node) -> Value:
 
 
 @handles("Clip")
-@constants.constant_or(
-    constants.arithmetic(lambda array, *bounds: np.clip(array, *bounds, *(2 - len(bounds)) * [None]))
-)
 def clip(network: Network, node: Node) -> Value:
     """ReLU6 and its like: values limited to [0, maximum]."""
     value = network.value(node, 0)
@@ -119,7 +116,8 @@ def _merge(network: Network, node: Node, kind: type | None) -> Value | Channel:
             scale, offset = _affine(node, other, first=operand is left)
             if isinstance(operand, Channel):
                 return _shift_channel(node, operand, scale, offset)
-            return _rescale(network, node, network.plain_or_image(operand), scale, offset)
+            value = network.value(node, 0 if operand is left else 1)
+            return _rescale(network, node, network.plain_or_image(value), scale, offset)
     a, b = network.value(node, 0), network.value(node, 1)
     if kind is None:
         raise node.error("the quotient of two tensors has no Keras layer.")
@@ -157,7 +155,7 @@ def _affine(node: Node, constant: np.ndarray, first: bool) -> tuple[np.ndarray, 
     """
     if constant.dtype.kind != "f":
         raise node.error(f"its constant is of type {constant.dtype}; re-export in float32.")
-    one, zero = np.float32(1.0), np.float32(0.0)
+    one, zero = np.ones((), np.float32), np.zeros((), np.float32)
     if node.op == "Add":
         return one, constant
     if node.op == "Sub":
@@ -195,8 +193,7 @@ def _per_channel(node: Node, value: Value, array: np.ndarray) -> float | list[fl
     if array.size == 1 and array.ndim <= 1 + len(value.shape):
         return float(array.item())
     wanted = (value.shape[0], *[1] * (len(value.shape) - 1))
-    shape = array.shape[1:] if array.ndim == len(wanted) + 1 and array.shape[0] == 1 else array.shape
-    if shape != wanted:
+    if array.shape not in (wanted, (1, *wanted)):
         raise node.error(
             f"a constant of shape {array.shape} is combined with a tensor of shape {value.shape}; "
             "only one number, or one per channel, has a Keras layer."

@@ -98,7 +98,8 @@ def gemm(network: Network, node: Node) -> Value:
     if node.attributes.get("transA", 0):
         raise node.error("its input is transposed (transA), so that the batch is not first.")
     alpha, beta = (np.float32(node.attributes.get(key, 1.0)) for key in ("alpha", "beta"))
-    matrix = network.constant(node, 1, "the matrix") * alpha
+    matrix = network.constant(node, 1, "the matrix")
+    matrix = matrix if alpha == 1.0 else matrix * alpha  # it may be large: no copy without need
     if node.attributes.get("transB", 0):
         matrix = matrix.T
     bias = network.optional(node, 2, "the bias")

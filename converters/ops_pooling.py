@@ -6,9 +6,9 @@ that means the same numbers, else a `ZeroPadding2D` layer of its own. Zeros woul
 negative numbers (and count in a mean): such a pooling runs with stride 1 and `same`, which ignores
 what lies outside, and then every n-th of its windows is taken.
 
-    MaxPool(kernel 3, stride 2, pads 1)  ->  ZeroPadding2D(1), MaxPooling2D(3, strides=2)  after a ReLU
-                                             MaxPooling2D(3, strides=1, padding="same"),
-                                             MaxPooling2D(1, strides=2)                    elsewhere
+    MaxPool(3, stride 2, pads 1)  ->  ZeroPadding2D(1), MaxPooling2D(3, strides=2)  after a ReLU
+                                      MaxPooling2D(3, strides=1, padding="same"),
+                                      MaxPooling2D(1, strides=2)                    elsewhere
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _halves(total: int) -> Pair:
     return total // 2, total - total // 2
 
 
-def window(node: Node, value: Value, size: Pair) -> Window:
+def window(node: Node, value: Value, size: tuple[int, ...]) -> Window:
     """The window of a convolution or pooling node, with `auto_pad` resolved.
 
     Raises:
@@ -82,7 +82,13 @@ def window(node: Node, value: Value, size: Pair) -> Window:
         raise node.error("only windows over height and width are supported.")
     if min(*size, *strides, *dilations) < 1 or min(pads) < 0:
         raise node.error(f"kernel {size}, strides {strides}, dilations {dilations}, pads {pads}.")
-    result = Window(size, strides, dilations, pads[:2], pads[2:])
+    result = Window(
+        (size[0], size[1]),
+        (strides[0], strides[1]),
+        (dilations[0], dilations[1]),
+        (pads[0], pads[1]),
+        (pads[2], pads[3]),
+    )
     if auto == "VALID":
         result = replace(result, before=(0, 0), after=(0, 0))
     elif auto in ("SAME_UPPER", "SAME_LOWER"):

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from faq_keras.converters import ops_constant as constants
-from faq_keras.converters.network import Network, handles
+from faq_keras.converters.network import Anything, Network, handles
 from faq_keras.converters.onnx_file import Node
 from faq_keras.converters.ops_pooling import without_kept_axes
 from faq_keras.converters.values import BATCH, IMAGE, Channel, Value, plain
@@ -109,8 +109,9 @@ def transpose(network: Network, node: Node) -> Value:
 def concat(network: Network, node: Node) -> Value:
     """Tensors behind one another."""
     operands = [network.values[name] for name in node.inputs]
-    if all(isinstance(operand, Channel) for operand in operands):
-        return _transform_input(network, node, operands)
+    channels = [operand for operand in operands if isinstance(operand, Channel)]
+    if channels and len(channels) == len(operands):
+        return _transform_input(network, node, channels)
     values = [network.value(node, i) for i in range(len(operands))]
     rank = 1 + len(values[0].shape)
     axis = int(node.attributes["axis"])
@@ -129,7 +130,7 @@ def concat(network: Network, node: Node) -> Value:
 
 
 def _transform_input(network: Network, node: Node, channels: list[Channel]) -> Value:
-    """torchvision's change of normalisation, channel by channel, as one layer."""
+    """The change of normalisation of torchvision, channel by channel, as one layer."""
     source = channels[0].source
     complete = [channel.index for channel in channels] == list(range(source.shape[0]))
     if not complete or any(channel.source is not source for channel in channels):
@@ -182,7 +183,7 @@ def cut(network: Network, node: Node) -> Value:
 
 
 @handles("Split")
-def split(network: Network, node: Node) -> list[Value]:
+def split(network: Network, node: Node) -> list[Anything]:
     """An image in groups of channels."""
     value = network.image(node)
     if node.attributes.get("axis", 0) not in (1, -3):
@@ -193,7 +194,7 @@ def split(network: Network, node: Node) -> list[Value]:
         size = -(-value.shape[0] // len(node.outputs))
         given = [size] * (len(node.outputs) - 1)
         given.append(value.shape[0] - sum(given))
-    return _parts(network, node, value, [int(size) for size in given])
+    return [*_parts(network, node, value, [int(size) for size in given])]
 
 
 @handles("SplitToSequence")
@@ -229,8 +230,8 @@ def pad(network: Network, node: Node) -> Value:
     if mode != "constant" or (constant is not None and constant.any()):
         raise node.error(f"mode {mode!r} with value {constant}; only zeros have a Keras layer.")
     amounts = network.constant(node, 1, "the amounts").tolist()
-    axes = network.optional(node, 3, "the list of axes")
-    axes = list(range(4)) if axes is None else [axis % 4 for axis in axes.tolist()]
+    given = network.optional(node, 3, "the list of axes")
+    axes = list(range(4)) if given is None else [axis % 4 for axis in given.tolist()]
     before, after = [0] * 4, [0] * 4
     for position, axis in enumerate(axes):
         before[axis], after[axis] = amounts[position], amounts[position + len(axes)]
@@ -263,7 +264,11 @@ def _parts(network: Network, node: Node, value: Value, sizes: list[int]) -> list
 def _cropped(network: Network, value: Value, ranges: list[range], name: str) -> Value:
     """The given channels, rows and columns of an image, each a range with a positive step."""
     before = [r.start for r in ranges]
-    after = [size - 1 - r[-1] for r, size in zip(ranges, value.shape, strict=True)]
+    after = [
+        # What is left over behind the last step needs no cropping.
+        0 if len(r) == len(range(r.start, size, r.step)) else size - 1 - r[-1]
+        for r, size in zip(ranges, value.shape, strict=True)
+    ]
     if before[0] or after[0]:
         layer = keras.layers.Cropping2D(
             ((0, 0), (before[0], after[0])), data_format="channels_first", name=f"{name}_channels"
@@ -292,6 +297,8 @@ def _reshaped(network: Network, node: Node, value: Value, sizes: Sizes) -> Value
     value = value if value.rows is None else network.plain(value)
     if value.order == IMAGE and len(sizes) == 1:
         return _flattened(network, node, value)
+    order: Sizes
+    target: Sizes
     if sizes[1:] == (1, 1) and len(value.shape) == 1:
         source, order, target = value, IMAGE, (1, 1, *sizes[:1])
     elif min(len(sizes), len(value.shape)) >= 3 and sizes[-2:] == value.shape[-2:]:

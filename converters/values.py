@@ -1,8 +1,8 @@
 """What flows along the edges of an ONNX graph while it becomes a Keras graph.
 
 The one idea: an ONNX tensor is channels-first and a Keras tensor channels-last, so a `Value` is a
-Keras tensor **plus the ONNX axis that each of its axes holds**. An ONNX Transpose then only relabels
-axes, and a `Permute` layer appears only where a layer needs another order than the tensor has:
+Keras tensor **plus the ONNX axis that each of its axes holds**. An ONNX Transpose then only
+relabels axes, and a `Permute` layer appears only where a layer needs another order than it has:
 
     image = Value(tensor, shape=(3, 224, 224), order=IMAGE)   # the Keras tensor is [b, 224, 224, 3]
     image.order                                               # (2, 3, 1): height, width, channels
@@ -62,7 +62,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Channel:
-    """One channel of an image, times `scale` plus `offset`: a part of torchvision's transform_input.
+    """One channel of an image, times `scale` plus `offset`: a part of a transform_input.
 
     Attributes:
         source: The image.

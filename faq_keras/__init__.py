@@ -1,1 +1,34 @@
-"""Fine-tuning after quantization for Keras: float CNN in, integer TFLite out, bit for bit."""
+"""faq_keras: pretrained Keras CNNs become 8- or 4-bit integer networks, fine-tuned and shipped as TFLite, bit for bit.
+
+    q = faq_keras.apply(model, bits=4, calibration_data=train_ds)
+    faq_keras.fine_tune(q, train_ds, recipe="w4a4", epochs=4, validation_data=test_ds)
+    print(faq_keras.export_tflite(q, "model.tflite", weights="int4", verify=x_test))
+
+The command line is `faq --help`.
+"""
+
+from importlib import metadata as _metadata
+
+from faq_keras import converters, tflite
+from faq_keras.deployment import export_tflite, verify
+from faq_keras.plan import QuantPlan
+from faq_keras.policy import Policy
+from faq_keras.quantization import apply, plan_of, to_float
+from faq_keras.tflite.parity import ParityError
+from faq_keras.training import fine_tune, recipe
+
+__version__ = _metadata.version("faq_keras")
+__all__ = [
+    "ParityError",
+    "Policy",
+    "QuantPlan",
+    "apply",
+    "converters",
+    "export_tflite",
+    "fine_tune",
+    "plan_of",
+    "recipe",
+    "tflite",
+    "to_float",
+    "verify",
+]

@@ -1,9 +1,10 @@
 """The arithmetic of the quantized layers in pure TensorFlow ops, shared by the Keras 3 layers and their tf_keras twins.
 
-The one idea: values are floats, but every float is a small integer times a power of two, so the float operations below are
-exact and equal the integer operations of the device: `(conv(x, w) + b) * c`, with `b` on the grid of the convolution's
-accumulator and `c` an 8-bit multiplier, then one rounding. While training, the batch normalization uses batch statistics
-(fused op) on the convolution of the quantized weights; in inference it is folded into `b` and `c`.
+The one idea: values are floats, but every float is a small integer times a power of two, so the
+float operations below are exact and equal the integer operations of the device: `(conv(x, w) + b) *
+c`, with `b` on the grid of the convolution's accumulator and `c` an 8-bit multiplier, then one
+rounding. While training, the batch normalization uses batch statistics (fused op) on the
+convolution of the quantized weights; in inference it is folded into `b` and `c`.
 
     folded = fold(config, kernel, bias, batch_norm, channel_shape=(out,))
     y = (convolve(x, folded.kernel) + folded.bias) * folded.multiplier     # exact in float32
@@ -38,7 +39,8 @@ class Folded:
     """The constants of one integer op, as float tensors whose values lie on their grids.
 
     Attributes:
-        kernel: Quantized weights, in the layer's layout; zero for channels whose multiplier rounds to zero.
+        kernel: Quantized weights, in the layer's layout; zero for channels whose multiplier rounds
+            to zero.
         kernel_exponent: int32 scalar.
         bias: `[channels]`, on the accumulator grid; None if the layer adds nothing.
         multiplier: `[channels]`, never zero; None without batch normalization.
@@ -59,16 +61,18 @@ def fold(
 ) -> Folded:
     """Quantizes a layer's constants in the form `y = (conv + b) * c` (integer-deployment, section 2).
 
-    The channel arithmetic is done in float64, so that the few operations before each rounding give the same code in every
-    graph optimization, on every device. A channel whose multiplier rounds to zero is a constant: its weights become zero,
-    its multiplier one step, and its bias the batch normalization's beta.
+    The channel arithmetic is done in float64, so that the few operations before each rounding give
+    the same code in every graph optimization, on every device. A channel whose multiplier rounds to
+    zero is a constant: its weights become zero, its multiplier one step, and its bias the batch
+    normalization's beta.
 
     Args:
         config: Quantizers of the layer.
         kernel: Float weights; the last axes hold the output channels.
         bias: `[channels]` or None.
         batch_norm: The normalization behind the convolution, or None.
-        channel_shape: Sizes of those last axes: `(out,)`, or `(in, depth multiplier)` for a depthwise kernel.
+        channel_shape: Sizes of those last axes: `(out,)`, or `(in, depth multiplier)` for a
+            depthwise kernel.
     """
     exponent = config.kernel_quantizer.exponent(kernel)
     quantized = config.kernel_quantizer(kernel, exponent=exponent)
@@ -119,9 +123,7 @@ def apply_folded(accumulator: tf.Tensor, folded: Folded) -> tf.Tensor:
     return accumulator if folded.multiplier is None else accumulator * folded.multiplier
 
 
-def batch_normalize(
-    x: tf.Tensor, batch_norm: BatchNorm
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def batch_normalize(x: tf.Tensor, batch_norm: BatchNorm) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Batch normalization with the statistics of the batch, by the fused kernel (0.74 of Keras' step time).
 
     Args:
@@ -132,7 +134,9 @@ def batch_normalize(
         The normalized tensor, the batch mean and the (unbiased) batch variance, `[channels]` each.
     """
     channels = x.shape[-1]
-    gamma = tf.ones([channels]) if batch_norm.gamma is None else tf.cast(batch_norm.gamma, "float32")
+    gamma = (
+        tf.ones([channels]) if batch_norm.gamma is None else tf.cast(batch_norm.gamma, "float32")
+    )
     beta = tf.zeros([channels]) if batch_norm.beta is None else tf.cast(batch_norm.beta, "float32")
     y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
         x, gamma, beta, epsilon=batch_norm.epsilon, is_training=True
@@ -158,7 +162,8 @@ def average_pool(
 ) -> tf.Tensor:
     """TFLite's int8 AVERAGE_POOL_2D: the raw int8 codes are averaged and rounded half away from zero.
 
-    Because the raw code of a value depends on the zero point, so does the direction in which a half is rounded.
+    Because the raw code of a value depends on the zero point, so does the direction in which a half
+    is rounded.
 
     Args:
         x: `[batch, height, width, channels]`, values on the grid of `spec`.
@@ -173,7 +178,8 @@ def average_pool(
     mean = tf.nn.avg_pool2d(x, pool, strides, padding.upper())
     count = _window_sizes(x.shape[1:3], pool, strides, padding)
     total = tf.round(tf.stop_gradient(mean) * (count / spec.step)) + count * spec.zero_point
-    # Integer division: the quotient of whole numbers below 2^24 never rounds up to the next whole number in float32.
+    # Integer division: the quotient of whole numbers below 2^24 never rounds up to the next whole
+    # number in float32.
     raw = tf.sign(total) * tf.floor((tf.abs(total) + np.floor(count / 2)) / count)
     return fixed_point.tf_straight_through(mean, (raw - spec.zero_point) * spec.step)
 

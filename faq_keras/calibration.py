@@ -1,8 +1,9 @@
 """Calibration: how far every activation tensor of the pretrained network reaches (paper section 3.2).
 
-Five training batches run through the unquantized network. A tensor's range is the maximum over the batches of the batch's
-99.99th percentile (99.9th where the tensor gets fewer than 8 bits). The percentile is exact, yet no tensor is kept: a batch
-runs in chunks of images, and of each tensor only the largest values that the percentile can still depend on survive.
+Five training batches run through the unquantized network. A tensor's range is the maximum over the
+batches of the batch's 99.99th percentile (99.9th where the tensor gets fewer than 8 bits). The
+percentile is exact, yet no tensor is kept: a batch runs in chunks of images, and of each tensor
+only the largest values that the percentile can still depend on survive.
 
     graph = read_graph(model)
     ranges = calibrate(graph, dataset, batches=5, percentile={"conv1": 99.9, ...})
@@ -49,15 +50,18 @@ def calibrate(
 
     Args:
         graph: The float network.
-        data: `tf.data.Dataset`, numpy array, or iterable of `x` or `(x, y)` batches; what the model's input takes.
+        data: `tf.data.Dataset`, numpy array, or iterable of `x` or `(x, y)` batches; what the
+            model's input takes.
         batches: How many batches to use; fewer if the data has fewer.
-        percentile: Percentile (50 to 100) of each tensor to measure, by node name; 100 is the maximum.
+        percentile: Percentile (50 to 100) of each tensor to measure, by node name; 100 is the
+            maximum.
 
     Returns:
         The range of each of these tensors.
 
     Raises:
-        ValueError: If the data is empty, has NaN or infinite values, or another shape than the model's input.
+        ValueError: If the data is empty, has NaN or infinite values, or another shape than the
+            model's input.
     """
     if len(graph.inputs) != 1:
         raise ValueError(
@@ -88,11 +92,13 @@ def as_batches(data: Any, batches: int) -> Iterator[npt.NDArray[Any]]:
         return
     if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape"):
         raise ValueError(
-            "The calibration data is a tuple of arrays. Pass the inputs alone (x), or an iterable of (x, y) batches."
+            "The calibration data is a tuple of arrays. Pass the inputs alone (x), or an iterable "
+            "of (x, y) batches."
         )
     if not isinstance(data, Iterable):
         raise ValueError(
-            f"Calibration data of type {type(data).__name__} is not supported: pass a tf.data.Dataset, a numpy array or an "
+            f"Calibration data of type {type(data).__name__} is not supported: pass a "
+            f"tf.data.Dataset, a numpy array or an "
             "iterable of batches."
         )
     for batch in data:
@@ -107,7 +113,8 @@ def _checked(batch: npt.NDArray[Any], node: Node, index: int) -> npt.NDArray[np.
     if not fits:
         hint = " Did you forget .batch(...)?" if batch.ndim == len(expected) - 1 else ""
         raise ValueError(
-            f"Calibration batch {index} has the shape {batch.shape}; the model's input '{node.name}' takes "
+            f"Calibration batch {index} has the shape {batch.shape}; the model's input "
+            f"'{node.name}' takes "
             f"{expected}.{hint}"
         )
     if not batch.size:
@@ -150,8 +157,9 @@ def _measure_batch(
 class _TopValues:
     """The exact percentile of a stream of values whose length is known: only the largest ones are kept.
 
-    `np.percentile` interpolates between the order statistics around position `(n - 1) * p / 100`; so the
-    `n - floor(position)` largest magnitudes suffice. Values below the smallest candidate cannot count any more.
+    `np.percentile` interpolates between the order statistics around position `(n - 1) * p / 100`;
+    so the `n - floor(position)` largest magnitudes suffice. Values below the smallest candidate
+    cannot count any more.
     """
 
     def __init__(self, name: str, total: int, percentile: float) -> None:
@@ -169,7 +177,8 @@ class _TopValues:
         low, high = float(values.min()), float(values.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError(
-                f"Layer '{self.name}' gives NaN or infinite values on the calibration data: check the model's weights."
+                f"Layer '{self.name}' gives NaN or infinite values on the calibration data: check "
+                f"the model's weights."
             )
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         if low < 0:

@@ -1,7 +1,8 @@
 """The guarded import of tensorflow-model-optimization, and which Keras a model belongs to.
 
-Importing tfmot sets `TF_USE_LEGACY_KERAS=1` and turns a `tf.keras` that nobody has touched yet into Keras 2. Everything in
-this package that needs tfmot imports it from here; the environment and `tf.keras` are as they were afterwards.
+Importing tfmot sets `TF_USE_LEGACY_KERAS=1` and turns a `tf.keras` that nobody has touched yet into
+Keras 2. Everything in this package that needs tfmot imports it from here; the environment and
+`tf.keras` are as they were afterwards.
 
     from faq_keras.compat import Quantizer, QuantizeConfig
 """

@@ -1,8 +1,9 @@
 """Fixed-point numbers: the quantizer Q_{b,l} of the FAQ paper (section 3.1), in numpy and in TensorFlow.
 
-A tensor is stored in `bits` bits with its least significant bit worth `2**exponent` (the paper's `l`). The integer is the
-*code*, `code * 2**exponent` is the value, and because every scale is a power of two, float32 holds each value exactly:
-the float arithmetic of training and the integer arithmetic of a device are the same arithmetic.
+A tensor is stored in `bits` bits with its least significant bit worth `2**exponent` (the paper's
+`l`). The integer is the *code*, `code * 2**exponent` is the value, and because every scale is a
+power of two, float32 holds each value exactly: the float arithmetic of training and the integer
+arithmetic of a device are the same arithmetic.
 
     >>> quantize(np.array([0.30, 1.7, -2.0]), bits=4, exponent=-3, signed=False)
     array([0.25 , 1.625, 0.   ])
@@ -11,9 +12,10 @@ the float arithmetic of training and the integer arithmetic of a device are the 
     >>> range_exponent(6.0, bits=8, signed=False)    # 8 is the next power of two: step 8 / 256
     -5
 
-Rounding is part of a definition, not a detail: `HALF_EVEN` is what XNNPACK does in convolutions and `tf.round` does,
-`HALF_UP` is what it does in additions, `HALF_AWAY` is what the 16-bit head does (see `integer.rounding`). The numpy
-functions are the specification; the `tf_` twins must equal them bit for bit and carry the straight-through gradient.
+Rounding is part of a definition, not a detail: `HALF_EVEN` is what XNNPACK does in convolutions and
+`tf.round` does, `HALF_UP` is what it does in additions, `HALF_AWAY` is what the 16-bit head does
+(see `integer.rounding`). The numpy functions are the specification; the `tf_` twins must equal them
+bit for bit and carry the straight-through gradient.
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ def code_range(bits: int, signed: bool, symmetric: bool = True) -> tuple[int, in
     Args:
         bits: Precision, 2 to 32.
         signed: Whether codes may be negative.
-        symmetric: Signed ranges leave out `-2**(bits-1)` (paper section 3.1), so that a sign flip is exact. TFLite kernels
-            do not clamp there, so linear activation tensors use `symmetric=False`.
+        symmetric: Signed ranges leave out `-2**(bits-1)` (paper section 3.1), so that a sign flip
+            is exact. TFLite kernels do not clamp there, so linear activation tensors use
+            `symmetric=False`.
 
     Returns:
         `(lowest, highest)`, both inclusive.
@@ -82,7 +85,8 @@ def quantize(
 def range_exponent(maximum: float, bits: int, signed: bool) -> int:
     """The exponent of a tensor whose values reach `maximum` (paper section 3.2).
 
-    `ymax` is `maximum` rounded up to a power of two; `l = log2(ymax) - b`, or `- (b - 1)` with a sign.
+    `ymax` is `maximum` rounded up to a power of two; `l = log2(ymax) - b`, or `- (b - 1)` with a
+    sign.
 
     Args:
         maximum: Largest magnitude to represent; positive and finite.
@@ -103,8 +107,9 @@ def ceil_log2(x: float) -> int:
     return int(exponent) - int(mantissa == 0.5)
 
 
-# Steps per standard deviation: `step = constant * std / 2**bits`, then rounded up to a power of two. 4 bits is the paper's
-# constant (3.1.1, footnote 4), 8 bits is the best for Gaussian weights, the others interpolate the same optimum
+# Steps per standard deviation: `step = constant * std / 2**bits`, then rounded up to a power of
+# two. 4 bits is the paper's constant (3.1.1, footnote 4), 8 bits is the best for Gaussian weights,
+# the others interpolate the same optimum
 # (`tests/test_fixed_point.py::test_clip_constants_are_near_the_gaussian_optimum` recomputes it).
 KERNEL_CLIP_STDS = {2: 3.5, 3: 3.85, 4: 4.12, 5: 4.95, 6: 5.45, 7: 6.15, 8: 6.5}
 
@@ -112,9 +117,10 @@ KERNEL_CLIP_STDS = {2: 3.5, 3: 3.85, 4: 4.12, 5: 4.95, 6: 5.45, 7: 6.15, 8: 6.5}
 def kernel_exponent(kernel: npt.NDArray[np.floating], bits: int, clip_stds: float) -> int:
     """The exponent of a weight tensor, recomputed in every training step (paper section 3.1.1).
 
-    The tensor is clipped to a range of `clip_stds` standard deviations in total, the range divided into `2**bits` bins, and
-    the bin rounded up to a power of two. A constant tensor has no deviation: its largest magnitude takes the place of half
-    the range; an all-zero tensor gets exponent 0.
+    The tensor is clipped to a range of `clip_stds` standard deviations in total, the range divided
+    into `2**bits` bins, and the bin rounded up to a power of two. A constant tensor has no
+    deviation: its largest magnitude takes the place of half the range; an all-zero tensor gets
+        exponent 0.
 
     Args:
         kernel: Float weights of any shape.
@@ -185,12 +191,14 @@ def tf_quantize(
 ) -> tf.Tensor:
     """Q_{b,l} with the straight-through estimator (paper section 3.3).
 
-    The forward value is the quantized one; the gradient is passed inside the clip range and is zero outside. One
-    `custom_gradient` replaces the ReLU, the clip and the rounding: their separate gradients cost 2.3 times the time.
+    The forward value is the quantized one; the gradient is passed inside the clip range and is zero
+    outside. One `custom_gradient` replaces the ReLU, the clip and the rounding: their separate
+    gradients cost 2.3 times the time.
 
     Args:
         x: Float tensor of any shape.
-        exponent: `l`, a Python int (activations) or an int32 scalar (weights, recomputed in every step).
+        exponent: `l`, a Python int (activations) or an int32 scalar (weights, recomputed in every
+            step).
         lowest: Smallest code; 0 makes this a quantized ReLU.
         highest: Largest code.
         rounding: Where exact halves go.
@@ -208,7 +216,9 @@ def tf_quantize(
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
             scaled = inputs * inverse
-            inside = tf.logical_and(scaled > lowest if lowest == 0 else scaled >= lowest, scaled <= highest)
+            inside = tf.logical_and(
+                scaled > lowest if lowest == 0 else scaled >= lowest, scaled <= highest
+            )
             return tf.where(inside, upstream, tf.zeros_like(upstream))
 
         return tf_round_codes(clipped, rounding) * step, gradient

@@ -1,8 +1,9 @@
 """Graph: a Keras model as nodes, normalised so that one node is one integer op.
 
-`read_graph` walks a functional or sequential model (nested models are laid out flat), gives each layer a kind, and fuses what
-the device computes in one op: a convolution with its batch normalization and ReLU, an addition with its ReLU. Calibration,
-policy and rewriting see only these nodes.
+`read_graph` walks a functional or sequential model (nested models are laid out flat), gives each
+layer a kind, and fuses what the device computes in one op: a convolution with its batch
+normalization and ReLU, an addition with its ReLU. Calibration, policy and rewriting see only these
+nodes.
 
     graph = read_graph(model)
     for node in graph.nodes:
@@ -156,8 +157,8 @@ def read_graph(model: keras.Model) -> Graph:
         model: A built functional or sequential Keras 3 model; nested models too.
 
     Raises:
-        ValueError: If the model has no graph (subclassed), is not built, or contains something that cannot be quantized: every
-            such layer is listed.
+        ValueError: If the model has no graph (subclassed), is not built, or contains something that
+            cannot be quantized: every such layer is listed.
     """
     functional = _functional(model)
     reader = _Reader()
@@ -175,7 +176,8 @@ def read_graph(model: keras.Model) -> Graph:
 def _functional(model: Any) -> Any:
     if is_tf_keras(model):
         raise ValueError(
-            f"Model '{model.name}' belongs to tf_keras (Keras 2). Load it with Keras 3, which reads Keras 2 .h5 and .keras "
+            f"Model '{model.name}' belongs to tf_keras (Keras 2). Load it with Keras 3, which "
+            f"reads Keras 2 .h5 and .keras "
             "files of CNNs: keras.saving.load_model(path)."
         )
     if not isinstance(model, keras.Model):
@@ -183,13 +185,15 @@ def _functional(model: Any) -> Any:
     if isinstance(model, keras.Sequential):
         if not model.built or getattr(model, "_functional", None) is None:
             raise ValueError(
-                f"Model '{model.name}' is not built: its input shape is unknown. Add keras.Input(shape) as its first layer "
+                f"Model '{model.name}' is not built: its input shape is unknown. Add "
+                f"keras.Input(shape) as its first layer "
                 "or call model.build(input_shape)."
             )
         return model._functional
     if not hasattr(model, "_nodes_by_depth"):
         raise ValueError(
-            f"Model '{model.name}' ({type(model).__name__}) is a subclassed model without a graph of layers. Rebuild it with "
+            f"Model '{model.name}' ({type(model).__name__}) is a subclassed model without a graph "
+            f"of layers. Rebuild it with "
             "the functional API: keras.Model(inputs, outputs)."
         )
     return model
@@ -266,7 +270,7 @@ def _as_layer(operation: Any) -> Any:
 
 
 def _activation_name(layer: Any) -> str | None:
-    """"relu", "relu6", "softmax", "sigmoid", "linear" or None for what is none of them."""
+    """ "relu", "relu6", "softmax", "sigmoid", "linear" or None for what is none of them."""
     if isinstance(layer, keras.layers.Softmax):
         return "softmax"
     if isinstance(layer, keras.layers.ReLU):
@@ -284,10 +288,14 @@ def _split_activation(node: Node, problems: list[str]) -> list[Node]:
     if node.kind == "activation":
         name = _activation_name(layer)
         if name is None:
-            problems.append(f"{node.label} is not supported: only relu, relu6, softmax and sigmoid are")
+            problems.append(
+                f"{node.label} is not supported: only relu, relu6, softmax and sigmoid are"
+            )
         kinds = {"softmax": HEAD_KIND, "sigmoid": HEAD_KIND, "linear": "identity"}
         kind = kinds.get(name or "linear", "activation")
-        return [dataclasses.replace(node, kind=kind, activation=name if kind == "activation" else None)]
+        return [
+            dataclasses.replace(node, kind=kind, activation=name if kind == "activation" else None)
+        ]
     if node.kind not in KERNEL_KINDS:
         return [node]
     name = _activation_name(layer)
@@ -304,7 +312,9 @@ def _split_activation(node: Node, problems: list[str]) -> list[Node]:
             Node(head.name, HEAD_KIND, (head,), (node.name,), node.shape),
         ]
     if name != "linear":
-        problems.append(f"{node.label} has an activation that is not supported: only relu, relu6 and linear are")
+        problems.append(
+            f"{node.label} has an activation that is not supported: only relu, relu6 and linear are"
+        )
     return [node]
 
 
@@ -359,8 +369,10 @@ def _check(graph: Graph, problems: list[str]) -> None:
         listed = "\n  - ".join(dict.fromkeys(problems))
         raise ValueError(
             f"Model '{graph.name}' cannot be quantized:\n  - {listed}\n"
-            f"Supported layers: {SUPPORTED}; a BatchNormalization directly behind a Conv2D or DepthwiseConv2D, a ReLU or ReLU6 "
-            "directly behind a convolution, a Dense or an Add. Replace these layers, or quantize the part of the model "
+            f"Supported layers: {SUPPORTED}; a BatchNormalization directly behind a Conv2D or "
+            f"DepthwiseConv2D, a ReLU or ReLU6 "
+            "directly behind a convolution, a Dense or an Add. Replace these layers, or quantize "
+            "the part of the model "
             "without them."
         )
 
@@ -369,9 +381,13 @@ def _why_not(node: Node, graph: Graph) -> str | None:
     """Why a node cannot be quantized, or None."""
     layer = node.layers[0]
     if node.kind == "batch_norm":
-        return "stands alone: no Conv2D or DepthwiseConv2D without activation feeds it, and it alone"
+        return (
+            "stands alone: no Conv2D or DepthwiseConv2D without activation feeds it, and it alone"
+        )
     if node.kind == "activation":
-        return "stands alone: no convolution, Dense or Add without activation feeds it, and it alone"
+        return (
+            "stands alone: no convolution, Dense or Add without activation feeds it, and it alone"
+        )
     if getattr(layer, "data_format", None) == "channels_first":
         return "is channels_first: rebuild the model with data_format='channels_last'"
     if node.kind == "conv" and layer.groups != 1:
@@ -388,7 +404,8 @@ def _why_not(node: Node, graph: Graph) -> str | None:
         return "does not stand at the input, alone: preprocessing layers are supported there only"
     if node.kind != "input" and None in node.shape[1:]:
         return (
-            f"has the output shape {node.shape}: height and width must be known. Rebuild the model with a fixed "
+            f"has the output shape {node.shape}: height and width must be known. Rebuild the model "
+            f"with a fixed "
             "keras.Input(shape)"
         )
     return None

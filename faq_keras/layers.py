@@ -1,14 +1,15 @@
 """The quantized Keras 3 layers: one layer is one integer op of the deployed network.
 
-A quantized layer holds the float layers that it replaces (`float_layers`: a convolution, its batch normalization, its ReLU)
-as ordinary sublayers, so their weights, initializers, regularizers and `trainable` flags stay what they were, and the float
-model can be rebuilt from it (`to_float`). What it does to them is decided by a quantize config, made from its entry in the
-plan. Training uses batch statistics, inference the folded integer arithmetic (`arithmetic`).
+A quantized layer holds the float layers that it replaces (`float_layers`: a convolution, its batch
+normalization, its ReLU) as ordinary sublayers, so their weights, initializers, regularizers and
+`trainable` flags stay what they were, and the float model can be rebuilt from it (`to_float`). What
+it does to them is decided by a quantize config, made from its entry in the plan. Training uses
+batch statistics, inference the folded integer arithmetic (`arithmetic`).
 
     q = faq_keras.apply(model, bits=4, calibration_data=x)
-    layer = q.get_layer("conv1")          # a QuantizedConv2D, named after the first float layer in it
-    layer.float_layers                    # [<Conv2D conv1>, <BatchNormalization bn1>, <ReLU relu1>]
-    layer.plan.output                     # 4 unsigned bits, step 2^-2
+    layer = q.get_layer("conv1")          # a QuantizedConv2D, named after the first float layer in
+    it layer.float_layers                    # [<Conv2D conv1>, <BatchNormalization bn1>, <ReLU
+    relu1>] layer.plan.output                     # 4 unsigned bits, step 2^-2
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class QuantizedLayer(keras.layers.Layer):
     Args:
         plan: The layer's entry in the plan (a `LayerPlan` or its dict).
         input_specs: The tensors it reads (`TensorSpec`s or their dicts).
-        float_layers: The float layers it replaces, in order; built with this layer. Empty for the input quantizer.
+        float_layers: The float layers it replaces, in order; built with this layer. Empty for the
+            input quantizer.
         **kwargs: As for any Keras layer.
     """
 
@@ -95,10 +97,14 @@ class QuantizedInput(QuantizedLayer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Rounds half to even, as TFLite's float to int8 QUANTIZE does."""
+        return self.quantize_config.output_quantizer(self.preprocess(inputs))
+
+    def preprocess(self, inputs: Any) -> tf.Tensor:
+        """The preprocessing layers of the float model (Rescaling, Normalization), in float32."""
         x = tf.cast(inputs, "float32")
         for layer in self.float_layers:
             x = layer(x)
-        return self.quantize_config.output_quantizer(x)
+        return x
 
     def get_config(self) -> dict[str, Any]:
         """The plan entry and the shared settings."""

@@ -1,17 +1,18 @@
 """QuantPlan: every bit width and every exponent of a quantized network, in one place.
 
-Training, the integer reference, the TFLite writer and the reports read this plan; none of them derives a scale of its own.
-It is made once (`policy.make_plan`, from a graph and calibrated ranges), never changes during fine-tuning, travels inside
-the saved model layer by layer and comes back with `plan_of`.
+Training, the integer reference, the TFLite writer and the reports read this plan; none of them
+derives a scale of its own. It is made once (`policy.make_plan`, from a graph and calibrated
+ranges), never changes during fine-tuning, travels inside the saved model layer by layer and comes
+back with `plan_of`.
 
     plan = faq_keras.plan_of(q)
     print(plan)                       # a table: tensor, role, bits, step as 2^l, range
     plan.save("plan.json")
     q2 = faq_keras.apply(model, plan=QuantPlan.load("plan.json"))
 
-Only two kinds of exponent are not numbers in the plan, because the paper recomputes them from the weights in every step
-(section 3.1.1): the kernel's, by the rule that its `KernelSpec` states, and the bias', which is the convolution's accumulator
-grid `2**(input exponent + kernel exponent)`.
+Only two kinds of exponent are not numbers in the plan, because the paper recomputes them from the
+weights in every step (section 3.1.1): the kernel's, by the rule that its `KernelSpec` states, and
+the bias', which is the convolution's accumulator grid `2**(input exponent + kernel exponent)`.
 """
 
 from __future__ import annotations
@@ -48,12 +49,16 @@ class TensorSpec:
     def __post_init__(self) -> None:
         if self.signed and self.bits not in (8, 16):
             raise ValueError(
-                f"A signed activation tensor has 8 or 16 bits, not {self.bits}: no TFLite kernel clamps a narrower range."
+                f"A signed activation tensor has 8 or 16 bits, not {self.bits}: no TFLite kernel "
+                f"clamps a narrower range."
             )
         if not self.signed and not 2 <= self.bits <= 8:
             raise ValueError(f"An unsigned activation tensor has 2 to 8 bits, not {self.bits}.")
         if not -100 <= self.exponent <= 100:
-            raise ValueError(f"The exponent {self.exponent} of an activation tensor is out of the range [-100, 100].")
+            raise ValueError(
+                f"The exponent {self.exponent} of an activation tensor is out of the range [-100, "
+                f"100]."
+            )
         if self.limit is not None and not 0 < self.limit <= code_range(self.bits, self.signed)[1]:
             raise ValueError(f"The limit {self.limit} is not a code of a {self.bits}-bit tensor.")
 
@@ -88,7 +93,8 @@ class KernelSpec:
 
     Attributes:
         bits: 2 to 8.
-        clip_stds: The paper's constant: range in standard deviations (`fixed_point.KERNEL_CLIP_STDS`).
+        clip_stds: The paper's constant: range in standard deviations
+            (`fixed_point.KERNEL_CLIP_STDS`).
     """
 
     bits: int
@@ -108,7 +114,8 @@ class MultiplierSpec:
 
     Attributes:
         bits: 8 (paper section 2.1).
-        exponent: Calibrated from the pretrained multipliers, or the paper's -4 (section 3.1.1: `l = -b/2`).
+        exponent: Calibrated from the pretrained multipliers, or the paper's -4 (section 3.1.1: `l =
+            -b/2`).
     """
 
     bits: int
@@ -177,7 +184,8 @@ class PlanSettings:
         weight_bits: Bits of the weights, first and last layer aside.
         activation_bits: Bits of the ReLU outputs, the last one aside.
         logits_bits: 16 or 8.
-        numerics: Name of the runtime whose rounding the training graph follows (`integer.rounding`).
+        numerics: Name of the runtime whose rounding the training graph follows
+            (`integer.rounding`).
         percentile: Calibration percentile of the tensors with `activation_bits`.
         calibration_batches: How many batches were looked at.
         recipe: Name of the fine-tuning recipe, when known.
@@ -211,13 +219,18 @@ class QuantPlan:
             raise ValueError(f"The plan names these layers more than once: {', '.join(twice)}.")
         unknown = sorted({i for layer in self.layers for i in layer.inputs if i not in set(names)})
         if unknown:
-            raise ValueError(f"The plan's layers read tensors that the plan lacks: {', '.join(unknown)}.")
+            raise ValueError(
+                f"The plan's layers read tensors that the plan lacks: {', '.join(unknown)}."
+            )
 
     def __getitem__(self, name: str) -> LayerPlan:
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise KeyError(f"The plan has no layer {name!r}; it has {', '.join(layer.name for layer in self.layers)}.")
+        raise KeyError(
+            f"The plan has no layer {name!r}; it has "
+            f"{', '.join(layer.name for layer in self.layers)}."
+        )
 
     def __contains__(self, name: str) -> bool:
         return any(layer.name == name for layer in self.layers)
@@ -242,11 +255,14 @@ class QuantPlan:
             expected: Kind of every layer that the network quantizes, by name.
 
         Raises:
-            ValueError: If layers are missing, superfluous or of another kind; all of them are listed.
+            ValueError: If layers are missing, superfluous or of another kind; all of them are
+                listed.
         """
         have = {layer.name: layer.kind for layer in self.layers}
         problems = [f"'{n}' ({k}) is not in the plan" for n, k in expected.items() if n not in have]
-        problems += [f"'{n}' ({k}) is not in the model" for n, k in have.items() if n not in expected]
+        problems += [
+            f"'{n}' ({k}) is not in the model" for n, k in have.items() if n not in expected
+        ]
         problems += [
             f"'{n}' is {have[n]} in the plan and {kind} in the model"
             for n, kind in expected.items()
@@ -254,7 +270,8 @@ class QuantPlan:
         ]
         if problems:
             raise ValueError(
-                f"The plan does not fit the model: {'; '.join(problems)}. Make a plan of this model "
+                f"The plan does not fit the model: {'; '.join(problems)}. Make a plan of this "
+                f"model "
                 "with faq_keras.apply(model, calibration_data=...)."
             )
 
@@ -275,7 +292,8 @@ class QuantPlan:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{source} is not a quantization plan ({FORMAT}): {error}. Write one with plan_of(model).save(path)."
+                f"{source} is not a quantization plan ({FORMAT}): {error}. Write one with "
+                f"plan_of(model).save(path)."
             ) from error
 
     @property
@@ -306,7 +324,8 @@ class QuantPlan:
         width = max([len("tensor")] + [len(row[0]) for row in rows])
         s = self.settings
         title = (
-            f"QuantPlan {self.hash}: W{s.weight_bits}A{s.activation_bits}, {s.logits_bits}-bit logits, "
+            f"QuantPlan {self.hash}: W{s.weight_bits}A{s.activation_bits}, {s.logits_bits}-bit "
+            f"logits, "
             f"{s.numerics} rounding"
         )
         head = f"{'tensor':<{width}}  {'role':<13}  bits, step, range"

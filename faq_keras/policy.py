@@ -1,8 +1,9 @@
 """Policy: the rules that fill a plan (paper sections 2.1, 3.1 and 3.2).
 
-A network quantized to `b` bits keeps its first and last weights at 8 bits; the last ReLU, which feeds the last layer, has 8;
-branches into an addition are linear and get 8 signed bits; a pooled tensor gets an exponent of its own. First and last are
-found by following the graph, not by the position in a list.
+A network quantized to `b` bits keeps its first and last weights at 8 bits; the last ReLU, which
+feeds the last layer, has 8; branches into an addition are linear and get 8 signed bits; a pooled
+tensor gets an exponent of its own. First and last are found by following the graph, not by the
+position in a list.
 
     policy = Policy(overrides={"block3_.*": 8, "conv5": (4, 8)})
     q = faq_keras.apply(model, bits=4, calibration_data=ds, policy=policy)
@@ -19,7 +20,14 @@ import numpy as np
 from faq_keras.calibration import Range
 from faq_keras.fixed_point import KERNEL_CLIP_STDS, code_range, range_exponent
 from faq_keras.graph import KERNEL_KINDS, Graph, Node
-from faq_keras.plan import KernelSpec, LayerPlan, MultiplierSpec, PlanSettings, QuantPlan, TensorSpec
+from faq_keras.plan import (
+    KernelSpec,
+    LayerPlan,
+    MultiplierSpec,
+    PlanSettings,
+    QuantPlan,
+    TensorSpec,
+)
 
 Bits = int | tuple[int, int]
 
@@ -29,13 +37,17 @@ class Policy:
     """What may differ from the paper's defaults.
 
     Attributes:
-        first_last_bits: Bits of the first and the last layers' weights and of the last ReLU's output.
-        overrides: Bits by layer name or regular expression (the whole name must match): an int for weights and activations, or
-            `(weight_bits, activation_bits)`. They win over every other rule; the last match counts.
-        bn_exponent: "calibrated" (per layer, from the pretrained multipliers), "paper" (-4, section 3.1.1, which rounds
-            multipliers below 1/32 to zero), or a fixed exponent.
-        clip_stds: Constant `c` of section 3.1.1 per weight bit width, as the total range in standard deviations.
-        clip_reading: "total" range of `c` standard deviations, or "plus_minus" `c` of them (the step doubles).
+        first_last_bits: Bits of the first and the last layers' weights and of the last ReLU's
+            output.
+        overrides: Bits by layer name or regular expression (the whole name must match): an int for
+            weights and activations, or `(weight_bits, activation_bits)`. They win over every other
+            rule; the last match counts.
+        bn_exponent: "calibrated" (per layer, from the pretrained multipliers), "paper" (-4, section
+            3.1.1, which rounds multipliers below 1/32 to zero), or a fixed exponent.
+        clip_stds: Constant `c` of section 3.1.1 per weight bit width, as the total range in
+            standard deviations.
+        clip_reading: "total" range of `c` standard deviations, or "plus_minus" `c` of them (the
+            step doubles).
     """
 
     first_last_bits: int = 8
@@ -51,9 +63,12 @@ class Policy:
         for name, bits in self.overrides.items():
             for value in bits if isinstance(bits, tuple) else (bits,):
                 check_bits(value, f"the override of '{name}'")
-        if self.bn_exponent not in ("calibrated", "paper") and not isinstance(self.bn_exponent, int):
+        if self.bn_exponent not in ("calibrated", "paper") and not isinstance(
+            self.bn_exponent, int
+        ):
             raise ValueError(
-                f"bn_exponent must be 'calibrated', 'paper' or an int, received {self.bn_exponent!r}."
+                f"bn_exponent must be 'calibrated', 'paper' or an int, received "
+                f"{self.bn_exponent!r}."
             )
         if self.clip_reading not in ("total", "plus_minus"):
             raise ValueError(
@@ -101,7 +116,8 @@ def layer_bits(graph: Graph, settings: PlanSettings, policy: Policy) -> dict[str
         names = [name for name in bits if re.fullmatch(pattern, name)]
         if not names:
             raise ValueError(
-                f"The policy override '{pattern}' matches no quantized layer; there are: {', '.join(bits)}."
+                f"The policy override '{pattern}' matches no quantized layer; there are: "
+                f"{', '.join(bits)}."
             )
         weights, activations = value if isinstance(value, tuple) else (value, value)
         bits.update({name: LayerBits(weights, activations) for name in names})
@@ -147,7 +163,8 @@ def percentiles(
 ) -> dict[str, float]:
     """The calibration percentile of every tensor to measure.
 
-    None means the paper's choice per tensor: 99.9 below 8 bits, else 99.99. The input and the logits are measured to their
+    None means the paper's choice per tensor: 99.9 below 8 bits, else 99.99. The input and the
+    logits are measured to their
     maximum: cutting off the largest logit changes the prediction.
     """
     chosen = {}
@@ -210,7 +227,9 @@ def make_plan(
                 kind=node.kind,
                 inputs=sources,
                 output=specs[node.name],
-                kernel=_kernel(bits[node.name].weights, policy) if node.kind in KERNEL_KINDS else None,
+                kernel=_kernel(bits[node.name].weights, policy)
+                if node.kind in KERNEL_KINDS
+                else None,
                 multiplier=_multiplier(node, policy),
             )
         )
@@ -221,7 +240,8 @@ def _refuse_dead(graph: Graph, ranges: Mapping[str, Range]) -> None:
     dead = [graph[name].label for name, measured in ranges.items() if _reach(measured) <= 0]
     if dead:
         raise ValueError(
-            f"The output of these layers is zero on all of the calibration data (dead): {', '.join(dead)}. Check that the data "
+            f"The output of these layers is zero on all of the calibration data (dead): "
+            f"{', '.join(dead)}. Check that the data "
             "is preprocessed as in training, and the pretrained weights."
         )
 
@@ -283,7 +303,8 @@ def _multiplier(node: Node, policy: Policy) -> MultiplierSpec | None:
     largest = float(np.max(np.abs(scale)))
     if not (np.isfinite(largest) and largest > 0):
         raise ValueError(
-            f"Layer '{layer.name}' (BatchNormalization) has only zero or non-finite multipliers (largest: {largest}): its "
+            f"Layer '{layer.name}' (BatchNormalization) has only zero or non-finite multipliers "
+            f"(largest: {largest}): its "
             "output is constant. Check the pretrained weights."
         )
     return MultiplierSpec(bits, range_exponent(largest, bits, signed=True))

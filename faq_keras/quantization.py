@@ -1,8 +1,8 @@
 """From a float model to a quantized one and back: `apply`, `plan_of`, `to_float`.
 
-    q = faq_keras.apply(model, bits=4, calibration_data=train_ds)
-    print(faq_keras.plan_of(q))
-    f = faq_keras.to_float(q)
+q = faq_keras.apply(model, bits=4, calibration_data=train_ds)
+print(faq_keras.plan_of(q))
+f = faq_keras.to_float(q)
 """
 
 from __future__ import annotations
@@ -33,24 +33,29 @@ def apply(
     """Quantizes a pretrained network (paper sections 3.1 and 3.2); fine-tune the result.
 
     Args:
-        model: A built functional or sequential Keras 3 model, nested models too. It is left untouched.
-        bits: 2 to 8, or `(weight_bits, activation_bits)`. First and last layer and the last ReLU have 8 bits (`policy`).
-        calibration_data: Training inputs as the model takes them: a `tf.data.Dataset`, a numpy array
-            `[images, height, width, channels]`, or an iterable of `x` or `(x, y)` batches. None only with `plan`.
+        model: A built functional or sequential Keras 3 model, nested models too. It is left
+            untouched.
+        bits: 2 to 8, or `(weight_bits, activation_bits)`. First and last layer and the last ReLU
+            have 8 bits (`policy`).
+        calibration_data: Training inputs as the model takes them: a `tf.data.Dataset`, a numpy
+            array `[images, height, width, channels]`, or an iterable of `x` or `(x, y)` batches.
+            None only with `plan`.
         calibration_batches: Batches to run (the paper's 5).
-        percentile: Percentile of the activations that sets their range; None: 99.9 below 8 activation bits, else 99.99.
-        logits_bits: 16 (int16 head, no loss) or 8 (int8 head for runtimes without int16 kernels; costs accuracy).
+        percentile: Percentile of the activations that sets their range; None: 99.9 below 8
+            activation bits, else 99.99.
+        logits_bits: 16 (int16 head, no loss) or 8 (int8 head for runtimes without int16 kernels;
+            costs accuracy).
         policy: Deviations from the paper's rules.
         plan: A plan to use as it is, instead of calibrating.
 
     Returns:
-        An uncompiled Keras model with the same inputs, outputs and weights. Inference computes what the exported integer
-        file computes.
+        An uncompiled Keras model with the same inputs, outputs and weights. Inference computes what
+        the exported integer file computes.
 
     Raises:
-        ValueError: If the model has no graph, is not built, contains unsupported layers (all are listed); if bits are out of
-            range; if the calibration data is missing, empty, not finite or of another shape; if an activation is dead; if
-            the plan does not fit.
+        ValueError: If the model has no graph, is not built, contains unsupported layers (all are
+            listed); if bits are out of range; if the calibration data is missing, empty, not finite
+            or of another shape; if an activation is dead; if the plan does not fit.
     """
     if plan is None:
         weight_bits, activation_bits = _split_bits(bits)
@@ -59,7 +64,8 @@ def apply(
     if plan is None:
         if calibration_data is None:
             raise ValueError(
-                "calibration_data is missing: pass some batches of training inputs (a tf.data.Dataset or an array), or a "
+                "calibration_data is missing: pass some batches of training inputs (a "
+                "tf.data.Dataset or an array), or a "
                 "finished plan=."
             )
         settings = PlanSettings(

@@ -1,8 +1,9 @@
 """Which tensors of a layer are quantized, and how: subclasses of tfmot's `QuantizeConfig`, one per role.
 
-A quantize config is made from the layer's entry in the plan and hands out the quantizers of `quantizers.py`. The Keras 3
-layers of this package take them by name (`config.kernel_quantizer`); tfmot's wrapper asks for them through the methods of
-its own interface, so a user can annotate a single `tf_keras` layer with them:
+A quantize config is made from the layer's entry in the plan and hands out the quantizers of
+`quantizers.py`. The Keras 3 layers of this package take them by name (`config.kernel_quantizer`);
+tfmot's wrapper asks for them through the methods of its own interface, so a user can annotate a
+single `tf_keras` layer with them:
 
     config = quantize_config(plan["conv1"], plan.input_specs("conv1"))
     tfmot.quantization.keras.quantize_annotate_layer(layer, config)
@@ -23,7 +24,8 @@ from faq_keras.quantizers import (
     MultiplierQuantizer,
 )
 
-# How the kernel behind each node kind rounds its output (XNNPACK; `integer.rounding` holds the other runtimes).
+# How the kernel behind each node kind rounds its output (XNNPACK; `integer.rounding` holds the
+# other runtimes).
 _ROUNDING = {"add": fixed_point.HALF_UP}
 _HEAD_ROUNDING = fixed_point.HALF_AWAY  # the int16 fully connected kernel
 

@@ -1,9 +1,11 @@
 """What is done to one tensor: subclasses of tfmot's `Quantizer`, in pure TensorFlow ops.
 
-The same objects run in the Keras 3 layers of this package and under tfmot's `quantize_apply` for `tf_keras` models.
+The same objects run in the Keras 3 layers of this package and under tfmot's `quantize_apply` for
+`tf_keras` models.
 
     kernel_quantizer = KernelQuantizer(KernelSpec(bits=4, clip_stds=4.12))
-    kernel_quantizer(kernel, training=True, weights={})       # values on the grid, straight-through gradient
+    kernel_quantizer(kernel, training=True, weights={})       # values on the grid, straight-through
+    gradient
 
 | tensor | quantizer | exponent |
 |---|---|---|

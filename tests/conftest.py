@@ -33,6 +33,6 @@ def data_dir() -> pathlib.Path:
 @pytest.fixture(autouse=True)
 def seeds() -> int:
     """Every test starts from the same seed and from fresh layer names."""
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)  # a full garbage collection takes a second
     keras.utils.set_random_seed(20180904)
     return 20180904

@@ -1,7 +1,7 @@
 """A .tflite file as the tree of objects that TFLite's schema generates, and back to bytes.
 
-A file is one flatbuffer: a `ModelT` with buffers (the constants' bytes), operator codes and subgraphs
-of tensors and operators. Everything that needs to know how these are stored is here:
+A file is one flatbuffer: a `ModelT` with buffers (the constants' bytes), operator codes and
+subgraphs of tensors and operators. Everything that needs to know how these are stored is here:
 
     model = parse(Path("m.tflite").read_bytes())
     for op in model.subgraphs[0].operators:
@@ -29,7 +29,9 @@ VERSION = 3
 BUFFER_ALIGNMENT = 16
 
 TENSOR_TYPES: Mapping[str, int] = {
-    name.lower(): value for name, value in vars(schema.TensorType).items() if not name.startswith("_")
+    name.lower(): value
+    for name, value in vars(schema.TensorType).items()
+    if not name.startswith("_")
 }
 TYPE_NAMES: Mapping[int, str] = {value: name for name, value in TENSOR_TYPES.items()}
 OP_NAMES: Mapping[int, str] = {
@@ -53,7 +55,7 @@ NUMPY_TYPES: Mapping[str, type[np.generic]] = {
 
 
 class AlignedBufferT(schema.BufferT):
-    """A buffer whose bytes start at a multiple of `BUFFER_ALIGNMENT` (the generated code forgets to)."""
+    """A buffer whose bytes start at a multiple of `BUFFER_ALIGNMENT`, as the schema demands."""
 
     def Pack(self, builder: flatbuffers.Builder) -> int:  # noqa: N802 (the schema's name)
         """Writes the buffer and returns its offset."""
@@ -63,7 +65,7 @@ class AlignedBufferT(schema.BufferT):
 
 
 def serialize(model: schema.ModelT) -> bytes:
-    """The flatbuffer of an object tree; the tree's vectors should be numpy arrays, lists are slow."""
+    """The flatbuffer of an object tree, whose vectors should be numpy arrays (lists are slow)."""
     model.buffers = [AlignedBufferT(b.data, b.offset, b.size) for b in model.buffers]
     size = sum(len(b.data) for b in model.buffers if b.data is not None)
     builder = flatbuffers.Builder(size + 64 * len(model.buffers) + 65536)
@@ -83,12 +85,12 @@ def parse(content: bytes) -> schema.ModelT:
         raise ValueError(f"is not a TFLite model: it lacks the identifier {IDENTIFIER.decode()}")
     try:
         return schema.ModelT.InitFromPackedBuf(content, 0)
-    except Exception as error:  # whatever garbage leads to: struct.error, TypeError, MemoryError ...
+    except Exception as error:  # garbage may lead to anything
         raise ValueError(f"is truncated or corrupt ({type(error).__name__}: {error})") from error
 
 
 def op_code(model: schema.ModelT, op: schema.OperatorT) -> int:
-    """The builtin operator's number. Files from before TensorFlow 2.4 have it in the other field."""
+    """The builtin operator's number; files from before TensorFlow 2.4 use the other field."""
     code = model.operatorCodes[op.opcodeIndex]
     return max(code.builtinCode, code.deprecatedBuiltinCode)
 
@@ -124,7 +126,7 @@ def element_count(tensor: schema.TensorT) -> int:
 
 
 def byte_count(tensor: schema.TensorT) -> int | None:
-    """How many bytes a constant of this type and shape takes; None if the type has no fixed size."""
+    """How many bytes a constant of this type and shape takes; None for types without fixed size."""
     name, count = type_name(tensor), element_count(tensor)
     if name == "int4":
         return (count + 1) // 2

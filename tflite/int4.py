@@ -1,9 +1,9 @@
-"""Two 4-bit codes in one byte, as TFLite's INT4 tensors store them: the even index is the low nibble.
+"""Two 4-bit codes in one byte, as TFLite's INT4 tensors: the even index is the low nibble.
 
-    >>> pack(np.array([1, -2, 7], np.int8))
-    array([225,   7], dtype=uint8)                  # 0xe1: 1 is low, -2 (0xe) is high
-    >>> unpack(np.array([225, 7], np.uint8), 3)
-    array([ 1, -2,  7], dtype=int8)
+>>> pack(np.array([1, -2, 7], np.int8))
+array([225,   7], dtype=uint8)                  # 0xe1: 1 is low, -2 (0xe) is high
+>>> unpack(np.array([225, 7], np.uint8), 3)
+array([ 1, -2,  7], dtype=int8)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LOWEST, HIGHEST = -8, 7
 
 # Both codes of every byte: a table is faster than shifting, and files are unpacked at every load.
 _NIBBLES = np.arange(256, dtype=np.uint8)[:, None] >> np.array([0, 4], np.uint8) & 15
-_CODES = ((_NIBBLES ^ 8).astype(np.int8) - 8).astype(np.int8)
+_PAIRS = ((_NIBBLES ^ 8).astype(np.int8) - 8).astype(np.int8).view(np.uint16).ravel()
 
 
 def pack(codes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
@@ -38,7 +38,7 @@ def pack(codes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         )
     nibbles = np.zeros(flat.size + flat.size % 2, np.uint8)
     nibbles[: flat.size] = flat.astype(np.int8).view(np.uint8) & 15
-    return nibbles[0::2] | nibbles[1::2] << 4
+    return np.bitwise_or(nibbles[0::2], np.left_shift(nibbles[1::2], 4), dtype=np.uint8)
 
 
 def unpack(packed: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.int8]:
@@ -52,5 +52,6 @@ def unpack(packed: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.int8]:
         ValueError: If the number of bytes does not fit `size`.
     """
     if packed.size != (size + 1) // 2:
-        raise ValueError(f"{size} packed 4-bit codes take {(size + 1) // 2} bytes, not {packed.size}.")
-    return _CODES[packed].reshape(-1)[:size]
+        needed = (size + 1) // 2
+        raise ValueError(f"{size} packed 4-bit codes take {needed} bytes, not {packed.size}.")
+    return _PAIRS.take(packed).view(np.int8)[:size]

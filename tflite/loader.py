@@ -1,7 +1,7 @@
 """Runs a .tflite file from Python; packed 4-bit kernels are unpacked in memory first.
 
-The stock interpreter runs packed convolutions three times slower and with another rounding. Unpacked
-once at load, the file runs as fast as its int8 twin and gives the same integers:
+The stock interpreter runs packed convolutions three times slower and with another rounding.
+Unpacked once at load, the file runs as fast as its int8 twin and gives the same integers:
 
     runner = load("model_int4.tflite", num_threads=2)
     logits = runner(x)                      # floats in, floats out
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,27 @@ class Runner:
         """
         return self._run(self._exposed, self._named(x))
 
+    def random_inputs(self, batch: int, seed: int = 0) -> dict[str, Codes]:
+        """Random codes (values in [0, 1) for float inputs) in every input's shape and dtype."""
+        rng = np.random.default_rng(seed)
+        feed: dict[str, Codes] = {}
+        for details in self._session.input_details:
+            signature, dtype = details["shape_signature"], np.dtype(details["dtype"])
+            shape = [batch if n == -1 else int(n) for n in signature]
+            if dtype.kind in "iu":
+                limits = np.iinfo(dtype)
+                feed[details["name"]] = rng.integers(
+                    limits.min, limits.max, shape, dtype, endpoint=True
+                )
+            else:
+                feed[details["name"]] = rng.random(shape, np.float32).astype(dtype)
+        return feed
+
+    def prepare(self, x: Inputs) -> Callable[[], None]:
+        """Runs the model once on raw codes; the result runs it on them again, without copies."""
+        self.run_int8(x)
+        return self._session.invoke
+
     @property
     def undelegated(self) -> tuple[str, ...]:
         """Names of the tensors whose operators the runtime's delegate did not take over."""
@@ -122,9 +143,7 @@ class Runner:
         return session.run(codes)
 
 
-def load(
-    path: str | os.PathLike[str], runtime: str = "xnnpack", num_threads: int = 1
-) -> Runner:
+def load(path: str | os.PathLike[str], runtime: str = "xnnpack", num_threads: int = 1) -> Runner:
     """Loads a .tflite file for inference.
 
     Args:
@@ -152,7 +171,13 @@ def unpack(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
 
 
 def unpacked(file: ModelFile) -> ModelFile:
-    """A copy of a model in which every packed INT4 constant is an int8 one."""
+    """A copy of a model in which every packed INT4 constant is an int8 one.
+
+    The model itself if it has none.
+    """
+    tensors = [t for g in file.model.subgraphs for t in g.tensors or ()]
+    if not any(flatbuffer.type_name(tensor) == "int4" for tensor in tensors):
+        return file
     model = flatbuffer.parse(file.content)
     touched = set()
     for graph in model.subgraphs:
@@ -206,7 +231,7 @@ def _use_int8_version(model: schema.ModelT, op: schema.OperatorT) -> None:
 def _drop_unused_codes(model: schema.ModelT) -> None:
     """Merges equal operator codes and drops those that no operator uses."""
     kept: dict[tuple[Any, ...], int] = {}
-    codes = []
+    codes: list[schema.OperatorCodeT] = []
     for graph in model.subgraphs:
         for op in graph.operators or ():
             code = model.operatorCodes[op.opcodeIndex]
@@ -259,7 +284,7 @@ def _encode(x: npt.NDArray[Any], details: Mapping[str, Any]) -> Codes:
     if scale == 0:  # a foreign file's plain integers
         return x.astype(dtype)
     limits = np.iinfo(dtype)
-    codes = np.rint(x.astype(np.float32) / np.float32(scale)) + zero_point
+    codes = np.rint(x.astype(np.float32) * (np.float32(1) / np.float32(scale))) + zero_point
     return np.clip(codes, limits.min, limits.max).astype(dtype)
 
 

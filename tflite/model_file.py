@@ -27,6 +27,8 @@ from faq_keras.tflite import flatbuffer
 
 # No tensor of a network is larger; it keeps products of sizes inside 32 bits.
 _MAX_ELEMENTS = 2**31 - 1
+# Types of quantized activations, whose kernels read scales without asking whether there are any.
+_QUANTIZED_TYPES = ("int8", "uint8", "int16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,13 @@ class ModelFile:
     def graph(self) -> schema.SubGraphT:
         """The main subgraph."""
         return self.model.subgraphs[0]
+
+    @property
+    def input_types(self) -> tuple[str, ...]:
+        """Element types of the main subgraph's inputs, such as `int8`."""
+        return tuple(
+            flatbuffer.type_name(self.graph.tensors[i]) for i in _indices(self.graph.inputs)
+        )
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -117,10 +126,8 @@ def _problems(model: schema.ModelT) -> Iterator[str]:
         if not 0 <= entry.buffer < len(buffers):
             yield f"metadata {i} points to buffer {entry.buffer} of {len(buffers)}"
     for index, graph in enumerate(model.subgraphs):
-        tensors = graph.tensors or []
-        for tensor in tensors:
-            yield from _tensor_problems(model, tensor)
-        yield from _graph_problems(model, graph, index)
+        wrong = [p for tensor in graph.tensors or () for p in _tensor_problems(model, tensor)]
+        yield from wrong or _graph_problems(model, graph, index)
     yield from _signature_problems(model)
 
 
@@ -145,26 +152,32 @@ def _tensor_problems(model: schema.ModelT, tensor: schema.TensorT) -> Iterator[s
     yield from _quantization_problems(name, tensor, sizes)
 
 
-def _quantization_problems(
-    name: str, tensor: schema.TensorT, sizes: list[int]
-) -> Iterator[str]:
-    quantization = tensor.quantization
-    if quantization is None or quantization.scale is None or len(quantization.scale) == 0:
+def _quantization_problems(name: str, tensor: schema.TensorT, sizes: list[int]) -> Iterator[str]:
+    if not _is_quantized(tensor):
         return
-    scale = np.asarray(quantization.scale)
+    scale = np.asarray(tensor.quantization.scale)
     if not np.all(np.isfinite(scale)) or np.any(scale <= 0):
         yield f"{name} has a scale that is not positive and finite"
-    zero_points = () if quantization.zeroPoint is None else quantization.zeroPoint
+    zero_points = _indices(tensor.quantization.zeroPoint)
     if len(zero_points) not in (0, 1, len(scale)):
         yield f"{name} has {len(scale)} scales and {len(zero_points)} zero points"
-    axis = quantization.quantizedDimension
+    kind = flatbuffer.type_name(tensor)
+    limits = np.iinfo(kind) if kind in _QUANTIZED_TYPES else np.iinfo(np.int32)
+    if any(not limits.min <= zero_point <= limits.max for zero_point in zero_points):
+        yield f"{name} has a zero point outside of {kind}"
+    axis = tensor.quantization.quantizedDimension
     if len(scale) > 1 and not (0 <= axis < len(sizes) and sizes[axis] == len(scale)):
         yield f"{name} has {len(scale)} scales along axis {axis} of the shape {sizes}"
+    if len(scale) > 1 and tensor.buffer == 0:
+        yield f"{name} is computed and has {len(scale)} scales"
 
 
-def _graph_problems(
-    model: schema.ModelT, graph: schema.SubGraphT, index: int
-) -> Iterator[str]:
+def _is_quantized(tensor: schema.TensorT) -> bool:
+    scale = None if tensor.quantization is None else tensor.quantization.scale
+    return scale is not None and len(scale) > 0
+
+
+def _graph_problems(model: schema.ModelT, graph: schema.SubGraphT, index: int) -> Iterator[str]:
     tensors, codes = graph.tensors or [], model.operatorCodes or []
     inputs, outputs = _indices(graph.inputs), _indices(graph.outputs)
     wrong = [i for i in inputs + outputs if not 0 <= i < len(tensors)]
@@ -192,6 +205,9 @@ def _graph_problems(
             yield f"{name} writes constants, inputs or results of others: {rewritten}"
         ready.update(writes)
         yield from _option_problems(name, op)
+        used = [tensors[i] for i in reads + writes]
+        if len({_is_quantized(t) for t in used if flatbuffer.type_name(t) in _QUANTIZED_TYPES}) > 1:
+            yield f"{name} mixes quantized tensors with others that lack a scale"
     absent = [i for i in outputs if i not in ready]
     if absent:
         yield f"subgraph {index} has outputs that nothing computes: {absent}"

@@ -51,7 +51,7 @@ class Mismatch(NamedTuple):
     """
 
     tensor: str
-    index: tuple[int, ...]
+    index: tuple[int, ...]  # type: ignore[assignment]  # hides tuple.index, on purpose
     expected: int
     got: int
 
@@ -353,4 +353,3 @@ def _describe(result: TensorResult) -> str:
         f"op '{result.name}' ({result.kind}): {result.mismatches:,} of {result.values:,} values "
         f"differ by up to {result.largest_difference:,} (first in the {result.by}: {samples})"
     )
-

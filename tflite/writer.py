@@ -77,9 +77,7 @@ def to_bytes(program: IntegerProgram, weights: str = "int8") -> bytes:
     return flatbuffer.serialize(_build(program, packed))
 
 
-def write(
-    program: IntegerProgram, path: str | os.PathLike[str], weights: str = "int8"
-) -> None:
+def write(program: IntegerProgram, path: str | os.PathLike[str], weights: str = "int8") -> None:
     """Writes the file; it appears whole or not at all (see `to_bytes`)."""
     content = to_bytes(program, weights)
     with atomic_write(path) as partial:
@@ -89,7 +87,7 @@ def write(
 def packed_tensors(program: IntegerProgram) -> frozenset[str]:
     """Names of the kernels that `weights="int4"` packs.
 
-    The 16-bit head stays int8 whatever its bits: no kernel takes int16 activations with packed weights.
+    The 16-bit head stays int8 whatever its bits: no kernel reads int16 beside packed weights.
     """
     kernels = {
         op.inputs[1]
@@ -294,7 +292,7 @@ def _signature(program: IntegerProgram, index: Mapping[str, int]) -> schema.Sign
 def _metadata(program: IntegerProgram, encodings: list[Encoding]) -> dict[str, str]:
     """What the file tells about itself, by entry name.
 
-    `min_runtime_version` is TFLite's own convention (16 bytes): the newest of the operators' releases.
+    `min_runtime_version` is TFLite's convention (16 bytes): the newest of the operators' releases.
     """
     runtime = max(
         (e.runtime for e in encodings),

@@ -1,7 +1,13 @@
-"""What the integer kernels can represent: checked when a network is lowered, so that no file depends on an untested path.
+"""What XNNPACK accepts: ratios of scales outside of these never reach its kernels.
 
-XNNPACK takes an op only if its scales lie in these ranges; otherwise TFLite falls back to the built-in kernel, whose rounding
-differs (integer-deployment, section 3).
+Inside them the integer reference equals XNNPACK exactly. Outside, LiteRT either refuses the file
+(convolutions: the delegate fails and takes the interpreter with it) or silently runs another kernel
+with another rounding (ADD, QUANTIZE; from 2^8 on that kernel even overflows). Lowering checks:
+
+    check_multipliers("conv1", input_scale * kernel_scales / output_scale)
+    check_add("add3", [2.0**-4, 2.0**-9], 2.0**-4)
+
+Measured with ai-edge-litert 2.3; `tests/integer/test_limits.py` measures again.
 """
 
 from __future__ import annotations
@@ -11,36 +17,50 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-# input scale * kernel scale / output scale of convolutions and fully connected layers.
-MULTIPLIER_MIN, MULTIPLIER_MAX = 2.0**-32, 2.0**8
-# input scale / output scale of an addition.
-ADD_RATIO_MIN, ADD_RATIO_MAX = 2.0**-10, 2.0**8
+# input scale * kernel scale / output scale of convolutions and int8 dense layers is below this.
+MULTIPLIER_END = 2.0**8
+# input scale / output scale of an ADD, for either input: the first is allowed, the second is not.
+ADD_RATIO_START, ADD_RATIO_END = 2.0**-10, 2.0**8
+# The same for a QUANTIZE between int8 tensors. From uint8, only equal scales are exact.
+QUANTIZE_RATIO_START, QUANTIZE_RATIO_END = 2.0**-8, 2.0**8
 
 
 def check_multipliers(layer: str, multipliers: npt.NDArray[np.floating]) -> None:
-    """Checks the requantization multipliers of a layer.
+    """Checks the requantization of a convolution or dense layer.
+
+    Args:
+        layer: Its name, for the message.
+        multipliers: Output steps per accumulator step, one per channel.
 
     Raises:
-        ValueError: If one lies outside `[2^-32, 2^8)`.
+        ValueError: If one of them is too large for XNNPACK.
     """
-    low, high = float(np.min(multipliers)), float(np.max(multipliers))
-    if low < MULTIPLIER_MIN or high >= MULTIPLIER_MAX:
+    largest = float(np.max(multipliers))
+    if not largest < MULTIPLIER_END:
         raise ValueError(
-            f"Layer '{layer}' needs requantization multipliers from {low:g} to {high:g}; the TFLite kernels take "
-            f"{MULTIPLIER_MIN:g} to {MULTIPLIER_MAX:g}. Its output exponent does not fit its weights: calibrate again, or change "
-            "the exponent in the plan."
+            f"Layer '{layer}': one step of its accumulator would be {largest:g} steps of its "
+            f"output, XNNPACK's kernels allow less than {MULTIPLIER_END:g}. Its output range is "
+            "far too small for its weights: calibrate with data that is typical of its inputs."
         )
 
 
 def check_add(layer: str, input_scales: Sequence[float], output_scale: float) -> None:
-    """Checks the scale ratios of an addition.
+    """Checks the scales of an addition.
+
+    Args:
+        layer: Its name, for the message.
+        input_scales: Scales of what is added.
+        output_scale: Scale of the sum.
 
     Raises:
-        ValueError: If one lies outside `[2^-10, 2^8)`.
+        ValueError: If XNNPACK would leave the addition to a kernel with another rounding.
     """
-    ratios = [scale / output_scale for scale in input_scales]
-    if min(ratios) < ADD_RATIO_MIN or max(ratios) >= ADD_RATIO_MAX:
-        raise ValueError(
-            f"Layer '{layer}' adds tensors whose steps are {', '.join(f'{r:g}' for r in ratios)} times the output's; the TFLite "
-            f"kernel takes {ADD_RATIO_MIN:g} to {ADD_RATIO_MAX:g}. Calibrate again, or bring the exponents in the plan closer."
-        )
+    for scale in input_scales:
+        ratio = scale / output_scale
+        if not ADD_RATIO_START <= ratio < ADD_RATIO_END:
+            raise ValueError(
+                f"Layer '{layer}' adds a tensor whose step is {ratio:g} times its output's; "
+                f"XNNPACK adds from {ADD_RATIO_START:g} to below {ADD_RATIO_END:g}. The ranges of "
+                "the branches are too far apart: calibrate with data that is typical of the "
+                "model's inputs."
+            )

@@ -1,13 +1,15 @@
 """Lowering: a quantized Keras model becomes an IntegerProgram, layer by layer, op by op.
 
-This is the one place where the constants of training turn into the constants of a device. Nothing is derived anew: weights,
-biases and multipliers are the very tensors that the layers' inference uses (`QuantizedKernelLayer.fold`), divided by their
-power-of-two steps. Each accumulating op gets a proof that its accumulator cannot overflow.
+This is the one place where the constants of training turn into the constants of a device. Nothing
+is derived anew: weights, biases and multipliers are the very tensors that the layers' inference
+uses (`QuantizedKernelLayer.fold`), divided by their power-of-two steps. Each accumulating op gets a
+proof that its accumulator cannot overflow.
 
     program = lower(q)
     for bound in program.bounds:
         print(bound.op, bound.bound, bound.exact_in_float32)
-    codes = keras_codes(q, x)             # {"conv1": int array, ...}: what Keras computes, as integers
+    codes = KerasCodes(q, program)(x)     # {"conv1": int array, ...}: what Keras computes, as
+    integers
 """
 
 from __future__ import annotations
@@ -35,17 +37,20 @@ def lower(model: keras.Model, input_type: str = "int8") -> IntegerProgram:
 
     Args:
         model: A model that `faq_keras.apply` made.
-        input_type: "int8" (the network's own codes), or "uint8" / "float32": a QUANTIZE op at the input converts.
+        input_type: "int8" (the network's own codes), or "uint8" / "float32": a QUANTIZE op at the
+            input converts.
 
     Returns:
         The program; it ends at the logits (a final softmax stays in Keras).
 
     Raises:
-        ValueError: If the model is not quantized, an accumulator could exceed 31 bits, or a constant lies outside what the
-            kernels can represent; the layer is named.
+        ValueError: If the model is not quantized, an accumulator could exceed 31 bits, or a
+            constant lies outside what the kernels can represent; the layer is named.
     """
     if input_type not in INPUT_TYPES:
-        raise ValueError(f"input_type must be one of {', '.join(INPUT_TYPES)}, received {input_type!r}.")
+        raise ValueError(
+            f"input_type must be one of {', '.join(INPUT_TYPES)}, received {input_type!r}."
+        )
     plan = plan_of(model)
     lowering = _Lowering(input_type)
     names: dict[int, str] = {}
@@ -80,14 +85,18 @@ class _Lowering:
             if isinstance(layer, cls):
                 return handler(self, layer, inputs)
         raise ValueError(
-            f"Layer '{layer.name}' ({type(layer).__name__}) of the quantized model has no integer op. Models made by "
-            "faq_keras.apply have one for every layer: quantize the float model with this layer in it, or remove it."
+            f"Layer '{layer.name}' ({type(layer).__name__}) of the quantized model has no integer "
+            f"op. Models made by "
+            "faq_keras.apply have one for every layer: quantize the float model with this layer in "
+            "it, or remove it."
         )
 
     def tensor(self, tensor: Tensor) -> str:
         """Registers a tensor."""
         if tensor.name in self.tensors:
-            raise ValueError(f"Two layers of the model produce the tensor '{tensor.name}': rename one.")
+            raise ValueError(
+                f"Two layers of the model produce the tensor '{tensor.name}': rename one."
+            )
         self.tensors[tensor.name] = tensor
         return tensor.name
 
@@ -100,7 +109,9 @@ class _Lowering:
         """A tensor with the quantization of another one."""
         return self.tensor(dataclasses.replace(self.tensors[source], name=name, shape=shape))
 
-    def bound(self, layer: Any, source: str, codes: npt.NDArray[Any], bias: npt.NDArray[Any]) -> None:
+    def bound(
+        self, layer: Any, source: str, codes: npt.NDArray[Any], bias: npt.NDArray[Any]
+    ) -> None:
         """Proves that no accumulator of an op overflows: per channel, the worst input for the integer weights.
 
         Args:
@@ -119,8 +130,10 @@ class _Lowering:
         worst = int(max(np.abs(highest).max(), np.abs(lowest).max(), np.abs(bias).max()))
         if worst >= 2**31:
             raise ValueError(
-                f"Layer '{layer.name}' ({type(layer).__name__}) could overflow its 32-bit accumulator: its weights and input "
-                f"range allow a sum of {worst} (limit {2**31 - 1}). Use fewer bits for its weights or its input."
+                f"Layer '{layer.name}' ({type(layer).__name__}) could overflow its 32-bit "
+                f"accumulator: its weights and input "
+                f"range allow a sum of {worst} (limit {2**31 - 1}). Use fewer bits for its weights "
+                f"or its input."
             )
         self.bounds.append(AccumulatorBound(layer.name, worst))
 
@@ -148,10 +161,15 @@ def _quantized_input(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
     if lowering.input_type == "int8":
         lowering.inputs.append(lowering.tensor(codes))
         return codes.name
-    source = dataclasses.replace(codes, name=f"{codes.name}/{lowering.input_type}", dtype=lowering.input_type)
+    source = dataclasses.replace(
+        codes, name=f"{codes.name}/{lowering.input_type}", dtype=lowering.input_type
+    )
     if lowering.input_type == "uint8":
         source = dataclasses.replace(
-            source, zero_point=codes.zero_point + 128, lowest=codes.lowest + 128, highest=codes.highest + 128
+            source,
+            zero_point=codes.zero_point + 128,
+            lowest=codes.lowest + 128,
+            highest=codes.highest + 128,
         )
     else:
         source = dataclasses.replace(source, scale=(), zero_point=0)
@@ -171,20 +189,28 @@ class _Constants:
 def _constants(layer: Any, channel_axes: int) -> _Constants:
     """Turns the layer's inference tensors into integers (integer-deployment, section 2).
 
-    Per channel the weight scale is `2**lw * abs(c)`; a negative multiplier flips the signs of weights and bias.
+    Per channel the weight scale is `2**lw * abs(c)`; a negative multiplier flips the signs of
+    weights and bias.
     """
     folded = layer.fold()
     exponent = int(folded.kernel_exponent)
     kernel = np.asarray(folded.kernel, np.float64)
     if not np.isfinite(kernel).all():
-        raise ValueError(f"Layer '{layer.name}' has NaN or infinite weights: the training diverged.")
+        raise ValueError(
+            f"Layer '{layer.name}' has NaN or infinite weights: the training diverged."
+        )
     channels = int(np.prod(kernel.shape[-channel_axes:]))
     codes = np.moveaxis(kernel.reshape(*kernel.shape[:-channel_axes], channels), -1, 0)
-    multiplier = np.ones(channels) if folded.multiplier is None else np.asarray(folded.multiplier, np.float64)
+    multiplier = (
+        np.ones(channels)
+        if folded.multiplier is None
+        else np.asarray(folded.multiplier, np.float64)
+    )
     bias = np.zeros(channels) if folded.bias is None else np.asarray(folded.bias, np.float64)
     if not (np.isfinite(bias).all() and np.isfinite(multiplier).all()):
         raise ValueError(
-            f"Layer '{layer.name}' has NaN or infinite biases or batch normalization statistics: the training diverged."
+            f"Layer '{layer.name}' has NaN or infinite biases or batch normalization statistics: "
+            f"the training diverged."
         )
     grid = 2.0 ** (layer.input_specs[0].exponent + exponent)
     sign = np.sign(multiplier)
@@ -198,7 +224,9 @@ def _constants(layer: Any, channel_axes: int) -> _Constants:
 def _whole(layer: Any, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     whole = values.astype(np.int64)
     if (whole != values).any():
-        raise ValueError(f"Layer '{layer.name}': its inference constants do not lie on the plan's grid.")
+        raise ValueError(
+            f"Layer '{layer.name}': its inference constants do not lie on the plan's grid."
+        )
     return whole
 
 
@@ -250,7 +278,14 @@ def _geometry(conv: Any) -> dict[str, Any]:
 def _conv(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
     constants = _constants(layer, channel_axes=1)  # codes: [out, height, width, in]
     return _kernel_layer(
-        lowering, layer, inputs[0], constants, constants.codes, 0, "conv_2d", **_geometry(layer.kernel_layer)
+        lowering,
+        layer,
+        inputs[0],
+        constants,
+        constants.codes,
+        0,
+        "conv_2d",
+        **_geometry(layer.kernel_layer),
     )
 
 
@@ -278,20 +313,25 @@ def _dense(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
             highest=narrow.highest - narrow.zero_point,
         )
         source = lowering.op("quantize", layer.name, [source], lowering.tensor(wide))
-    return _kernel_layer(lowering, layer, source, constants, constants.codes, None, "fully_connected")
+    return _kernel_layer(
+        lowering, layer, source, constants, constants.codes, None, "fully_connected"
+    )
 
 
 def _add(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
     spec = layer.plan.output
     output = activation_tensor(layer.name, layer.output.shape, spec)
-    limits.check_add(layer.name, [lowering.tensors[name].scale[0] for name in inputs], spec.step)
+    scales = [lowering.tensors[name].scale[0] for name in inputs]
+    limits.check_add(layer.name, scales, spec.step)
     activation = None if spec.signed else "relu" if spec.limit is None else "relu6"
     return lowering.op("add", layer.name, inputs, lowering.tensor(output), activation=activation)
 
 
 def _average_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
     output = lowering.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
-    return lowering.op("average_pool_2d", layer.name, inputs, output, **_window(layer.float_layers[0]))
+    return lowering.op(
+        "average_pool_2d", layer.name, inputs, output, **_window(layer.float_layers[0])
+    )
 
 
 def _global_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
@@ -321,7 +361,11 @@ def _global_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
 
 
 def _window(pool: Any) -> dict[str, Any]:
-    return {"pool_size": tuple(pool.pool_size), "strides": tuple(pool.strides), "padding": pool.padding}
+    return {
+        "pool_size": tuple(pool.pool_size),
+        "strides": tuple(pool.strides),
+        "padding": pool.padding,
+    }
 
 
 def _max_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
@@ -344,9 +388,7 @@ def _reshape(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
 
 def _reshape_to(lowering: _Lowering, name: str, source: str, shape: tuple[int, ...]) -> str:
     target = np.array((-1, *shape), np.int32)
-    constant = lowering.tensor(
-        Tensor(f"{name}/shape", target.shape, "int32", bits=32, data=target)
-    )
+    constant = lowering.tensor(Tensor(f"{name}/shape", target.shape, "int32", bits=32, data=target))
     output = lowering.like(source, name, (None, *shape))
     return lowering.op("reshape", name, [source, constant], output, shape=(-1, *shape))
 
@@ -377,32 +419,74 @@ _HANDLERS: Mapping[type, Callable[[_Lowering, Any, list[str]], str]] = {
 }
 
 
-def keras_codes(model: keras.Model, program: IntegerProgram, x: Any) -> dict[str, npt.NDArray[np.integer]]:
-    """What the Keras model computes in inference, as the integers of the program's tensors.
+class KerasCodes:
+    """What a quantized model computes in inference, as the integers of a program's tensors.
 
     Args:
         model: The quantized model.
         program: Its lowering.
-        x: Model inputs `[images, height, width, channels]`.
-
-    Returns:
-        The integers of every program tensor that a layer of the model produces, by tensor name.
-
-    Raises:
-        ValueError: If a value does not lie on its tensor's grid.
     """
-    outputs = {}
-    for call in layer_calls(model):
-        layer = call.operation
-        name = layer.plan.name if isinstance(layer, quantized_layers.QuantizedInput) else layer.name
-        if name in program.tensors and not isinstance(layer, keras.layers.InputLayer):
-            outputs[name] = call.outputs[0]
-    values = keras.Model(model.inputs, outputs).predict(x, batch_size=len(x), verbose=0)
-    codes = {}
-    for name, value in values.items():
-        tensor = program.tensors[name]
-        scaled = np.asarray(value, np.float64) / tensor.scale[0] + tensor.zero_point
-        codes[name] = scaled.astype(tensor.dtype)
-        if (codes[name] != scaled).any():
-            raise ValueError(f"Layer '{name}' gives values off its grid of 2^{np.log2(tensor.scale[0]):g}.")
+
+    def __init__(self, model: keras.Model, program: IntegerProgram) -> None:
+        self._program = program
+        self._inputs: dict[
+            str, Any
+        ] = {}  # the input quantizers, in the order of the model's inputs
+        grids: dict[str, Any] = {}
+        outputs: dict[str, Any] = {}
+        for call in layer_calls(model):
+            layer = call.operation
+            if isinstance(layer, quantized_layers.QuantizedInput):
+                self._inputs[layer.plan.name] = layer
+                grids[layer.plan.name] = call.outputs[0]
+            elif layer.name in program.tensors and not isinstance(layer, keras.layers.InputLayer):
+                outputs[layer.name] = call.outputs[0]
+        self._network = keras.Model(list(grids.values()), outputs)
+
+    def random(self, images: int, seed: int = 0) -> dict[str, npt.NDArray[np.generic]]:
+        """The integers of all tensors for random input codes over their whole range."""
+        rng = np.random.default_rng(seed)
+        values = {}
+        for name, layer in self._inputs.items():
+            spec = layer.plan.output
+            shape = (images, *layer.output.shape[1:])
+            codes = rng.integers(spec.lowest, spec.highest, shape, endpoint=True)
+            values[name] = (codes * spec.step).astype(np.float32)
+        return self._codes(values)
+
+    def __call__(self, x: Any) -> dict[str, npt.NDArray[np.generic]]:
+        """The integers of all tensors, by tensor name (float values for a float32 input tensor).
+
+        Args:
+            x: Model inputs `[images, height, width, channels]`.
+
+        Raises:
+            ValueError: If a value does not lie on its tensor's grid.
+        """
+        flat = zip(self._inputs.items(), keras.tree.flatten(x), strict=True)
+        return self._codes({name: np.asarray(layer.preprocess(v)) for (name, layer), v in flat})
+
+    def _codes(self, values: dict[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[Any]]:
+        tensors = self._program.tensors
+        grids = {
+            name: np.asarray(self._inputs[name].quantize_config.output_quantizer(value))
+            for name, value in values.items()
+        }
+        computed = grids | self._network.predict_on_batch(list(grids.values()))
+        codes = {name: _to_integers(value, tensors[name]) for name, value in computed.items()}
+        for name in self._inputs:
+            if f"{name}/float32" in tensors:
+                codes[f"{name}/float32"] = values[name]
+            if f"{name}/uint8" in tensors:
+                codes[f"{name}/uint8"] = (codes[name].astype(np.int16) + 128).astype(np.uint8)
+        return codes
+
+
+def _to_integers(value: npt.NDArray[np.floating], tensor: Tensor) -> npt.NDArray[np.integer]:
+    scaled = np.asarray(value, np.float64) / tensor.scale[0] + tensor.zero_point
+    codes = scaled.astype(tensor.dtype)
+    if (codes != scaled).any():
+        raise ValueError(
+            f"Layer '{tensor.name}' gives values off its grid of 2^{np.log2(tensor.scale[0]):g}."
+        )
     return codes

@@ -1,14 +1,16 @@
 """IntegerProgram: the network as a device runs it, nothing but integers, scales and zero points.
 
-`lowering` writes it from a quantized model; `reference` executes it in numpy; the TFLite and ONNX writers lay it down
-op by op. They decide nothing: every constant is here in the layout of the TFLite kernel, on the scale of the plan.
+`lowering` writes it from a quantized model; `reference` executes it in numpy; the TFLite and ONNX
+writers lay it down op by op. They decide nothing: every constant is here in the layout of the
+TFLite kernel, on the scale of the plan.
 
     program = lower(q)
     for op in program.ops:
         print(op.kind, op.inputs, "->", op.outputs)
     codes = reference.run(program, x_codes)          # every intermediate tensor
 
-Layouts: activations `[batch, height, width, channels]` (batch is None), convolution kernels `[out, height, width, in]`,
+Layouts: activations `[batch, height, width, channels]` (batch is None), convolution kernels `[out,
+    height, width, in]`,
 depthwise kernels `[1, height, width, channels]`, fully connected weights `[out, in]`.
 """
 
@@ -43,7 +45,8 @@ class Tensor:
         name: Unique in the program; a quantized layer's output has the layer's name.
         shape: Batch first and None, for activations; fully known for constants.
         dtype: "int8", "int16", "int32" or "int64": what the runtime holds.
-        scale: One float32-exact number per tensor, or one per channel along `axis`; empty for shape-like constants.
+        scale: One float32-exact number per tensor, or one per channel along `axis`; empty for
+            shape-like constants.
         zero_point: Integer that stands for 0.0.
         axis: Channel axis of per-channel scales, else None.
         bits: Bits that the codes use (4 in an int8 container, say); 4 and below may be packed.
@@ -61,7 +64,9 @@ class Tensor:
     bits: int = 8
     lowest: int = -128
     highest: int = 127
-    data: npt.NDArray[np.integer] | None = dataclasses.field(default=None, compare=False, repr=False)
+    data: npt.NDArray[np.integer] | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +78,9 @@ class Op:
         name: The quantized layer it computes.
         inputs: Tensor names: activations first, then constants (kernel, bias; paddings; shape).
         outputs: Tensor names (always one today).
-        attributes: `strides`, `dilations`, `pool_size`: pairs (height, width); `padding`: "same" or "valid";
-            `activation`: None, "relu" or "relu6"; `shape`: the target of a reshape, -1 for the batch.
+        attributes: `strides`, `dilations`, `pool_size`: pairs (height, width); `padding`: "same" or
+            "valid"; `activation`: None, "relu" or "relu6"; `shape`: the target of a reshape, -1 for
+            the batch.
     """
 
     kind: str
@@ -85,7 +91,10 @@ class Op:
 
     def __post_init__(self) -> None:
         if self.kind not in OP_KINDS:
-            raise ValueError(f"Op '{self.name}' has the unknown kind {self.kind!r}; known: {', '.join(OP_KINDS)}.")
+            raise ValueError(
+                f"Op '{self.name}' has the unknown kind {self.kind!r}; known: "
+                f"{', '.join(OP_KINDS)}."
+            )
         if set(self.attributes) != set(OP_KINDS[self.kind]):
             raise ValueError(
                 f"Op '{self.name}' ({self.kind}) has the attributes {sorted(self.attributes)}, "
@@ -99,7 +108,8 @@ class AccumulatorBound:
 
     Attributes:
         op: Name of the op.
-        bound: Largest magnitude the accumulator (bias included) can reach, from the integer weights and the activation range.
+        bound: Largest magnitude the accumulator (bias included) can reach, from the integer weights
+            and the activation range.
     """
 
     op: str
@@ -123,7 +133,8 @@ class IntegerProgram:
         outputs: Names of the output tensors.
         numerics: The runtime whose rounding the network was trained for.
         bounds: Accumulator bounds of the ops that accumulate.
-        metadata: What the written file tells about itself (plan hash, preprocessing, versions ...), JSON types.
+        metadata: What the written file tells about itself (plan hash, preprocessing, versions ...),
+            JSON types.
     """
 
     name: str

@@ -13,7 +13,9 @@ type holds. Rounding comes from a `NumericsProfile`, so one executor answers for
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,7 +107,7 @@ def images_per_chunk(program: IntegerProgram) -> int:
     """How many images fit the working memory of one chunk."""
     largest = 1
     for op in program.ops:
-        elements = int(np.prod(program.tensors[op.outputs[0]].shape[1:], dtype=np.int64))
+        elements = math.prod(size or 1 for size in program.tensors[op.outputs[0]].shape[1:])
         if op.kind == "conv_2d":
             _, height, width, channels = program.tensors[op.inputs[1]].shape
             pixels = elements // (program.tensors[op.outputs[0]].shape[3] or 1)
@@ -136,7 +138,7 @@ class _Context:
         data = self.input(index).data
         if data is None:
             raise ValueError(
-                f"Op '{self.op.name}' ({self.op.kind}) needs '{self.op.inputs[index]}' as a constant."
+                f"Op '{self.op.name}' ({self.op.kind}): '{self.op.inputs[index]}' has no data."
             )
         return data.astype(np.int64)
 
@@ -169,10 +171,10 @@ def activation_range(tensor: Tensor, activation: str | None) -> tuple[int, int]:
 
 
 def _conv_2d(context: _Context, values: Mapping[str, Codes]) -> Ints:
-    windows = _windows(context, context.centered(values, 0), context.constant(1).shape[1:3])
     kernel = context.constant(1)
     dtype = _exact_type(np.abs(kernel).sum(axis=(1, 2, 3)).max(initial=0), context.input(0))
-    acc = np.tensordot(windows.astype(dtype), kernel.astype(dtype), axes=([4, 5, 3], [1, 2, 3]))
+    windows = _windows(context, context.centered(values, 0).astype(dtype), kernel.shape[1:3])
+    acc = np.tensordot(windows, kernel.astype(dtype), axes=([4, 5, 3], [1, 2, 3]))
     return _requantize(context, acc.astype(np.int64), context.profile.conv_2d)
 
 
@@ -201,9 +203,7 @@ def _requantize(context: _Context, acc: Ints, requantize: Requantize) -> Ints:
     if len(context.op.inputs) > 2:
         acc = acc + context.constant(2)
     kernel_scale = np.array(context.input(1).scale, np.float32)
-    codes = requantize(
-        acc, context.input(0).scale[0], kernel_scale, context.output.scale[0]
-    )
+    codes = requantize(acc, context.input(0).scale[0], kernel_scale, context.output.scale[0])
     return codes + context.output.zero_point
 
 
@@ -264,7 +264,9 @@ _HANDLERS: Mapping[str, Callable[[_Context, Mapping[str, Codes]], Ints]] = {
 # ----------------------------------------------------------------------------------------- windows
 
 
-def _windows(context: _Context, x: Ints, size: tuple[int, int], fill: int = 0) -> Ints:
+def _windows(
+    context: _Context, x: npt.NDArray[Any], size: Sequence[int], fill: int = 0
+) -> npt.NDArray[Any]:
     """The windows that a convolution or pool looks at, as a view.
 
     Args:
@@ -280,7 +282,9 @@ def _windows(context: _Context, x: Ints, size: tuple[int, int], fill: int = 0) -
     strides, dilations = attributes["strides"], attributes.get("dilations", (1, 1))
     reach = [(k - 1) * d + 1 for k, d in zip(size, dilations, strict=True)]
     if attributes["padding"] == "same":
-        pads = [_same_padding(n, r, s) for n, r, s in zip(x.shape[1:3], reach, strides, strict=True)]
+        pads = [
+            _same_padding(n, r, s) for n, r, s in zip(x.shape[1:3], reach, strides, strict=True)
+        ]
         x = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=fill)
     windows = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(1, 2))
     return windows[:, :: strides[0], :: strides[1], :, :: dilations[0], :: dilations[1]]

@@ -1,7 +1,7 @@
 """How each runtime turns an accumulator into output codes: one `NumericsProfile` per runtime.
 
-An op accumulates exactly and then *requantizes*: multiplies by the ratio of the scales and rounds to
-the output's step. With power-of-two scales exact halves are common, and there the runtimes part:
+An op accumulates exactly and then *requantizes*: multiplies by the ratio of the scales and rounds
+to the output's step. With power-of-two scales exact halves are common, and there the runtimes part:
 
     acc = np.array([-3, -1, 1, 3])
     PROFILES["xnnpack"].conv_2d(acc, 1.0, np.float32(0.5), 1.0)      # [-2, 0, 0, 2]: half to even
@@ -78,7 +78,9 @@ def profile(name: str) -> NumericsProfile:
 # ----------------------------------------------------------------------------------- accumulators
 
 
-def float_half_even(acc: Ints, input_scale: float, kernel_scale: Scale, output_scale: float) -> Ints:
+def float_half_even(
+    acc: Ints, input_scale: float, kernel_scale: Scale, output_scale: float
+) -> Ints:
     """XNNPACK's convolutions: float32 product, rounded half to even (`qs8-requantization/fp32`).
 
     Below 2^24 the accumulator is exact in float32, and so is its product with a power of two.
@@ -87,8 +89,10 @@ def float_half_even(acc: Ints, input_scale: float, kernel_scale: Scale, output_s
     return np.rint(acc.astype(np.float32) * multiplier).astype(np.int64)
 
 
-def fixed_half_away(acc: Ints, input_scale: float, kernel_scale: Scale, output_scale: float) -> Ints:
-    """The int16 fully connected kernel: one rounding of the 31-bit fixed-point product, halves away."""
+def fixed_half_away(
+    acc: Ints, input_scale: float, kernel_scale: Scale, output_scale: float
+) -> Ints:
+    """The int16 fully connected kernel: one rounding, halves away from zero."""
     mantissa, shift = fixed_multiplier(input_scale, kernel_scale, output_scale)
     product = acc * mantissa
     return np.sign(product) * shift_half_up(np.abs(product), 31 - shift)
@@ -105,17 +109,19 @@ def xnnpack_add(a: Ints, b: Ints, a_scale: float, b_scale: float, output_scale: 
     ratios = np.array([a_scale, b_scale], np.float32) / np.float32(output_scale)
     shift = 21 - int(np.frexp(np.max(ratios))[1])  # the larger multiplier gets 21 bits
     multipliers = np.rint(np.ldexp(ratios.astype(np.float64), shift)).astype(np.int64)
-    return shift_half_up(a * multipliers[0] + b * multipliers[1], np.int64(shift))
+    return shift_half_up(a * multipliers[0] + b * multipliers[1], shift)
 
 
 def xnnpack_rescale(codes: Ints, input_scale: float, output_scale: float) -> Ints:
     """XNNPACK's `qs8-vcvt`: an 8.8 fixed-point multiplier, halves up."""
-    multiplier = int(np.rint(256.0 * np.float64(np.float32(input_scale) / np.float32(output_scale))))
-    return shift_half_up(codes * multiplier, np.int64(8))
+    multiplier = int(
+        np.rint(256.0 * np.float64(np.float32(input_scale) / np.float32(output_scale)))
+    )
+    return shift_half_up(codes * multiplier, 8)
 
 
 def float_to_codes(x: npt.NDArray[np.float32], output_scale: float) -> Ints:
-    """XNNPACK's and the built-in QUANTIZE from float32: times the reciprocal scale, half to even."""
+    """XNNPACK's and the built-in QUANTIZE from float32: times 1/scale, half to even."""
     scaled = x.astype(np.float32) * (np.float32(1) / np.float32(output_scale))
     return np.rint(np.clip(scaled, -(2.0**31), 2.0**31)).astype(np.int64)
 
@@ -143,9 +149,10 @@ def fixed_multiplier(
     return np.where(overflow, mantissa // 2, mantissa), shift.astype(np.int64) + overflow
 
 
-def shift_half_up(x: Ints, shift: Ints) -> Ints:
+def shift_half_up(x: Ints, shift: Ints | int) -> Ints:
     """`x / 2**shift`, rounded, halves up; `shift` is positive."""
-    return (x + (np.int64(1) << (shift - 1))) >> shift
+    half = np.left_shift(1, np.asarray(shift, np.int64) - 1)
+    return (x + half) >> shift
 
 
 PROFILES: Mapping[str, NumericsProfile] = {

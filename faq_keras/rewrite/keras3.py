@@ -1,7 +1,8 @@
 """Keras 3 models by plan: float model -> quantized model -> float model.
 
-Both directions rebuild the network with the functional API from copies of its layers; the model that comes in is left alone.
-The plan is not kept beside the quantized model but in it: each layer holds its own entry, and `plan_of` collects them.
+Both directions rebuild the network with the functional API from copies of its layers; the model
+that comes in is left alone. The plan is not kept beside the quantized model but in it: each layer
+holds its own entry, and `plan_of` collects them.
 
     q = quantize_model(model, read_graph(model), plan)
     assert plan_of(q) == plan
@@ -123,7 +124,8 @@ def plan_of(model: keras.Model) -> QuantPlan:
     settings = [layer.settings for layer in layers if isinstance(layer, QuantizedInput)]
     if not settings:
         raise ValueError(
-            f"Model '{model.name}' carries no quantization plan: it was not made by faq_keras.apply."
+            f"Model '{model.name}' carries no quantization plan: it was not made by "
+            f"faq_keras.apply."
         )
     return QuantPlan(settings[0], tuple(layer.plan for layer in layers))
 

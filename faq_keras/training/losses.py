@@ -40,12 +40,12 @@ def classification_loss(model: keras.Model, labels: Sequence[int | None]) -> ker
     """
     advice = "Pass loss= to say what to minimise."
     end = _last_activation(model)
-    shape = tuple(model.output_shape) if isinstance(model.output_shape, tuple) else ()
-    if end is None or not shape or not all(isinstance(size, int | None) for size in shape):
+    if end is None:
         raise ValueError(
             f"Model {model.name!r} has no loss that can be inferred: it is not a functional or "
             f"sequential model with one output. {advice}"
         )
+    shape = tuple(keras.tree.flatten(model.outputs)[0].shape)
     classes = shape[-1]
     if classes is None or classes < 2 or end in ("sigmoid", "hard_sigmoid", "tanh"):
         raise ValueError(

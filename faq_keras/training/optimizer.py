@@ -131,28 +131,50 @@ class SGD(keras.optimizers.Optimizer):
     def update_step(
         self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor
     ) -> None:
-        """Gathers one batch's gradient and, if the virtual batch is full, moves the parameter.
-
-        Selects by `where` instead of branching: a branch here would break `tf.distribute`, whose
-        cross-replica updates cannot be entered from inside a conditional.
-        """
+        """Moves a parameter by the mean of the gathered gradients and this one."""
         index = self._get_variable_index(variable)
         velocity, gradient_sum = self._velocities[index], self._gradient_sums[index]
-        gathered, full = self._gather()
-
+        gathered, _ = self._gather()
         total = gradient_sum + ops.cast(gradient, variable.dtype)
-        mean = total / ops.cast(gathered, variable.dtype)
-        moved = self.momentum * velocity + (mean + self._decays[index] * variable)
-        step = ops.cast(learning_rate, variable.dtype) * moved
-
-        self.assign(velocity, ops.where(full, moved, velocity))
-        self.assign_sub(variable, ops.where(full, step, ops.zeros_like(step)))
-        self.assign(gradient_sum, ops.where(full, ops.zeros_like(total), total))
+        descent = total / ops.cast(gathered, variable.dtype)
+        if self._decays[index]:
+            descent += self._decays[index] * variable
+        moved = self.momentum * velocity + descent
+        self.assign(velocity, moved)
+        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * moved)
+        self.assign(gradient_sum, ops.zeros_like(total))
 
     def _gather(self) -> tuple[tf.Tensor, tf.Tensor]:
         """The number of batches gathered with this one, and whether they make an update."""
         gathered = self._gathered + 1
         return gathered, ops.greater_equal(gathered, self._virtual_batches)
+
+    def _distributed_tf_update_step(
+        self,
+        distribution: tf.distribute.Strategy,
+        grads_and_vars: Sequence[tuple[tf.Tensor, tf.Variable]],
+        learning_rate: tf.Tensor,
+    ) -> None:
+        """Updates the parameters, or only gathers, by the count of this moment.
+
+        Keras calls this in cross-replica context, where a branch may hold distributed updates; one
+        further out would not work under `tf.distribute`.
+        """
+        whole_update = super()._distributed_tf_update_step
+
+        def gather_one(variable: tf.Variable, gradient: tf.Tensor) -> None:
+            gradient_sum = self._gradient_sums[self._get_variable_index(variable)]
+            self.assign_add(gradient_sum, gradient)
+
+        def gather() -> None:
+            for gradient, variable in grads_and_vars:
+                distribution.extended.update(variable, gather_one, args=(gradient,), group=False)
+
+        def update() -> None:
+            whole_update(distribution, grads_and_vars, learning_rate)
+
+        _, full = self._gather()
+        tf.cond(full, update, gather)
 
     def _backend_apply_gradients(
         self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable]

@@ -142,12 +142,14 @@ def _fit_data(data: Any, batch_size: int, name: str) -> tuple[dict[str, Any], An
                 f"{name}: the dataset gives {spec}. Expected: batches of (images, labels)."
             )
         if any(s.shape.rank is None for s in keras.tree.flatten(spec[:2])):
-            batch = next(iter(data))  # made by a generator that promised nothing
-            spec = keras.tree.map_structure(tf.type_spec_from_value, batch)
+            raise ValueError(
+                f"{name}: the dataset does not say the shapes of its batches, without which Keras "
+                "cannot train. Give its generator an output_signature with shapes."
+            )
         images, labels = (
             keras.tree.map_structure(lambda s: s.shape.as_list(), part) for part in spec[:2]
         )
-        return {"x": data}, images, labels
+        return {"x": data, "shuffle": False}, images, labels  # a dataset shuffles itself
     if isinstance(data, tuple | list) and len(data) == 2 and _same_length(*data):
         images, labels = (np.shape(part) for part in data)
         return (

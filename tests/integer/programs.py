@@ -1,10 +1,10 @@
 """A small seeded builder of integer programs, for tests that need no Keras model.
 
-    b = Builder(seed=1)
-    x = b.input((8, 8, 3))
-    y = b.conv(x, 16, activation="relu", out=unsigned(4, -2))
-    program = b.build(y)
-    codes = b.images(program, 5)
+b = Builder(seed=1)
+x = b.input((8, 8, 3))
+y = b.conv(x, 16, activation="relu", out=unsigned(4, -2))
+program = b.build(y)
+codes = b.images(program, 5)
 """
 
 from __future__ import annotations
@@ -40,27 +40,32 @@ def logits(exponent):
     return Format(2.0**exponent, 0, 16, "int16")
 
 
+IMAGE, RELU8, LOGITS = unsigned(8, -7), unsigned(8, -4), logits(-8)
+
+
 class Builder:
     def __init__(self, seed=0):
         self.rng = np.random.default_rng(seed)
         self.tensors, self.ops, self.inputs, self.count = {}, [], [], 0
 
-    def input(self, shape, fmt=unsigned(8, -7), dtype=None, name=None):
+    def input(self, shape, fmt=IMAGE, dtype=None, name=None):
         name = name or f"input_{len(self.inputs)}"
         if dtype == "float32":
             tensor = Tensor(name, (None, *shape), "float32")
         else:
             tensor = self._tensor(name, (None, *shape), fmt)
             if dtype:
-                tensor = dataclasses.replace(tensor, dtype=dtype, zero_point=0, lowest=0, highest=255)
+                tensor = dataclasses.replace(
+                    tensor, dtype=dtype, zero_point=0, lowest=0, highest=255
+                )
         self._add(tensor)
         self.inputs.append(name)
         return name
 
     def conv(
-        self, x, filters, kernel=(3, 3), *, bits=8, strides=(1, 1), dilations=(1, 1), padding="same",
-        activation="relu", out=unsigned(8, -4), kernel_exponent=None, multipliers=None, bias=None,
-        depthwise=False, depth_multiplier=1, codes=None, float_scales=False,
+        self, x, filters, kernel=(3, 3), *, bits=8, strides=(1, 1), dilations=(1, 1),
+        padding="same", activation="relu", out=RELU8, kernel_exponent=None, multipliers=None,
+        bias=None, depthwise=False, depth_multiplier=1, codes=None, float_scales=False,
     ):  # fmt: skip
         """A convolution; `filters` is ignored when depthwise. Multipliers: 8-bit codes of a BN."""
         source = self.tensors[x]
@@ -81,35 +86,52 @@ class Builder:
         scale = np.float32(2.0**kernel_exponent) * np.float32(multipliers)
         if float_scales:
             scale = scale * self.rng.uniform(0.5, 1, filters).astype(np.float32)
-        attributes = dict(strides=strides, dilations=dilations, padding=padding, activation=activation)
+        attributes = {
+            "strides": strides, "dilations": dilations, "padding": padding,
+            "activation": activation,
+        }  # fmt: skip
         if depthwise:
             attributes["depth_multiplier"] = depth_multiplier
         kind = "depthwise_conv_2d" if depthwise else "conv_2d"
-        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations)]
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
         size = [
             -(-n // s) if padding == "same" else (n - r) // s + 1
-            for n, r, s in zip(source.shape[1:3], reach, strides)
+            for n, r, s in zip(source.shape[1:3], reach, strides, strict=True)
         ]
         return self._weighted(
-            kind, x, codes, scale, 3 if depthwise else 0, bits, bias, (None, *size, filters), out, attributes
+            kind,
+            x,
+            codes,
+            scale,
+            3 if depthwise else 0,
+            bits,
+            bias,
+            (None, *size, filters),
+            out,
+            attributes,
         )
 
     def global_pool(self, x, out):
         """A depthwise convolution of ones over the whole map, then a reshape."""
         _, height, width, channels = self.tensors[x].shape
         y = self.conv(
-            x, 0, (height, width), padding="valid", activation=None, out=out, bias=0, depthwise=True,
+            x, 0, (height, width), padding="valid", activation=None, out=out, bias=0,
+            depthwise=True,
             multipliers=np.full(channels, np.float32(1 / (height * width))), kernel_exponent=0,
             codes=np.ones((1, height, width, channels), int),
         )  # fmt: skip
         return self.reshape(y, (channels,))
 
-    def dense(self, x, units, *, bits=8, activation=None, out=logits(-8), kernel_exponent=None, bias=None):
+    def dense(
+        self, x, units, *, bits=8, activation=None, out=LOGITS, kernel_exponent=None, bias=None
+    ):
         """Fully connected; an int16 output puts a `quantize` before it."""
         source = self.tensors[x]
         if out.dtype == "int16":
             name = self._name("widen")
-            wide = Tensor(name, source.shape, "int16", source.scale, 0, bits=16, lowest=-32768, highest=32767)
+            wide = Tensor(
+                name, source.shape, "int16", source.scale, 0, bits=16, lowest=-32768, highest=32767
+            )
             self._add(wide)
             self.ops.append(Op("quantize", name, (x,), (name,)))
             x = name
@@ -132,7 +154,7 @@ class Builder:
         source = self.tensors[x]
         shape = [
             -(-n // s) if padding == "same" else (n - k) // s + 1
-            for n, k, s in zip(source.shape[1:3], size, strides)
+            for n, k, s in zip(source.shape[1:3], size, strides, strict=True)
         ]
         attributes = {"pool_size": size, "strides": strides, "padding": padding}
         return self._same(kind, (x,), (None, *shape, source.shape[3]), attributes)
@@ -183,11 +205,14 @@ class Builder:
         steps = 2.0 ** min(out.bits, 14) / 3
         return int(np.round(np.log2(steps * out.scale / self.tensors[x].scale[0] / deviation)))
 
-    def _weighted(self, kind, x, codes, scale, axis, bits, bias, shape, out, attributes, bias_dtype="int32"):
+    def _weighted(
+        self, kind, x, codes, scale, axis, bits, bias, shape, out, attributes, bias_dtype="int32"
+    ):
         name = self._name(kind)
         limit = 2 ** (bits - 1) - 1
         kernel = Tensor(
-            f"{name}/kernel", codes.shape, "int8", tuple(scale.tolist()), 0, axis, bits, -limit, limit,
+            f"{name}/kernel", codes.shape, "int8", tuple(scale.tolist()), 0, axis, bits,
+            -limit, limit,
             codes.astype(np.int8),
         )  # fmt: skip
         values = self.rng.integers(-bias, bias + 1, shape[-1])
@@ -219,12 +244,22 @@ class Builder:
         lowest = fmt.zero_point if fmt.highest is not None else info.min
         highest = info.max if fmt.highest is None else fmt.highest
         return Tensor(
-            name, shape, fmt.dtype, (fmt.scale,), fmt.zero_point, None, fmt.bits, int(lowest), int(highest)
+            name,
+            shape,
+            fmt.dtype,
+            (fmt.scale,),
+            fmt.zero_point,
+            None,
+            fmt.bits,
+            int(lowest),
+            int(highest),
         )
 
     def _constant(self, stem, data, dtype):
         name = self._name(stem)
-        self._add(Tensor(name, data.shape, dtype, bits=32, lowest=-(2**31), highest=2**31 - 1, data=data))
+        self._add(
+            Tensor(name, data.shape, dtype, bits=32, lowest=-(2**31), highest=2**31 - 1, data=data)
+        )
         return name
 
     def _name(self, stem):

@@ -1,0 +1,235 @@
+"""Does the converted network equal the original? Numbers, measured on photographs.
+
+The one idea: conversion is accepted on the *relative* error, the largest difference of a logit
+divided by the largest logit, at most 1e-5, **and** on equal top-1. Float networks in two runtimes
+differ in the order of their sums, so an absolute bound would say nothing.
+
+    report = compare(model, {"torch": run_torch, "onnxruntime": run_onnx}, images)
+    print(report)         # onnxruntime: relative error 9.5e-07, top-1 equal on 64 of 64 ...
+    report.require()      # raises ConversionError, with the numbers
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+import keras
+import numpy as np
+
+from faq_keras.converters.errors import ConversionError
+
+LARGEST_RELATIVE_ERROR = 1e-5
+_BATCH = 8
+
+Runner = Callable[[np.ndarray], np.ndarray]
+"""From float32 images [batch, height, width, channels] to logits."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The converted network against one runtime of the original.
+
+    Attributes:
+        relative_error: Largest difference of an output value over the largest output value.
+        same_top1: Number of images on which the largest output is the same.
+        images: Number of images compared.
+        values: Number of output values compared.
+    """
+
+    relative_error: float
+    same_top1: int
+    images: int
+    values: int
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion gave.
+
+    Attributes:
+        network: Its name.
+        agreements: By runtime of the original, such as `torch` and `onnxruntime`.
+        parameters: Number of weights of the Keras model.
+        layers: Number of its layers.
+        seconds: Duration of the conversion itself, from the ONNX file to the Keras model.
+        peak_memory_mb: Largest memory of this process so far, in megabytes.
+        versions: Of the libraries that took part.
+    """
+
+    network: str
+    agreements: Mapping[str, Agreement]
+    parameters: int
+    layers: int
+    seconds: float
+    peak_memory_mb: float
+    versions: Mapping[str, str]
+
+    def require(self) -> None:
+        """Raises unless the converted network equals the original.
+
+        Raises:
+            ConversionError: Which runtime differs and by how much.
+        """
+        bad = [
+            f"{runtime}: {_line(agreement)}"
+            for runtime, agreement in self.agreements.items()
+            if not agreement.relative_error <= LARGEST_RELATIVE_ERROR
+            or agreement.same_top1 != agreement.images
+        ]
+        if bad:
+            raise ConversionError(
+                f"The converted {self.network!r} does not equal its original (allowed: relative "
+                f"error {LARGEST_RELATIVE_ERROR:g}, equal top-1). {'; '.join(bad)}. "
+                "Please report the network as a bug."
+            )
+
+    def to_json(self) -> str:
+        """All numbers, for machines."""
+        return json.dumps(asdict(self), indent=2)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.network}: {self.layers} layers, {self.parameters:,} parameters, converted in "
+            f"{self.seconds:.1f} s, peak memory {self.peak_memory_mb:.0f} MB"
+        ]
+        lines += [f"  {runtime}: {_line(a)}" for runtime, a in self.agreements.items()]
+        if not self.agreements:
+            lines.append("  NOT compared with its original: onnxruntime is not installed")
+        return "\n".join(lines)
+
+
+def _line(agreement: Agreement) -> str:
+    return (
+        f"relative error {agreement.relative_error:.1e} in {agreement.values:,} values, "
+        f"top-1 equal on {agreement.same_top1} of {agreement.images} images"
+    )
+
+
+def agreement(expected: np.ndarray, got: np.ndarray) -> Agreement:
+    """Compares outputs [images, ...] of the original and of the converted network."""
+    if expected.shape != got.shape:
+        raise ConversionError(f"The original returns shape {expected.shape}, Keras {got.shape}.")
+    largest = float(np.abs(expected).max()) or 1.0
+    error = float(np.abs(expected.astype(np.float64) - got).max()) / largest
+    flat = [array.reshape(len(array), -1).argmax(axis=1) for array in (expected, got)]
+    return Agreement(error, int((flat[0] == flat[1]).sum()), len(expected), expected.size)
+
+
+def compare(
+    model: keras.Model, originals: Mapping[str, Runner], images: np.ndarray, seconds: float
+) -> ConversionReport:
+    """Runs the converted model and the original on the same images.
+
+    Args:
+        model: The converted model with one output.
+        originals: The original's runtimes by name.
+        images: float32 [images, height, width, channels], as the network wants them.
+        seconds: How long the conversion took, for the report.
+    """
+    got = in_batches(lambda x: np.asarray(model(x, training=False)), images)
+    return ConversionReport(
+        network=model.name,
+        agreements={
+            name: agreement(in_batches(run, images), got) for name, run in originals.items()
+        },
+        parameters=model.count_params(),
+        layers=len(model.layers),
+        seconds=seconds,
+        peak_memory_mb=peak_memory_mb(),
+        versions={"keras": keras.__version__, "numpy": np.__version__, **_versions(originals)},
+    )
+
+
+def _versions(originals: Mapping[str, Runner]) -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in originals}
+
+
+def in_batches(run: Runner, images: np.ndarray) -> np.ndarray:
+    """Runs a network on images, a few at a time, so that memory stays small."""
+    return np.concatenate([run(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)])
+
+
+def peak_memory_mb() -> float:
+    """Largest memory that this process has had, in megabytes (10^6 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def onnx_runner(path: str | os.PathLike[str], threads: int = 0) -> Runner:
+    """The ONNX file in onnxruntime, taking channels-last images.
+
+    Args:
+        path: The `.onnx` file.
+        threads: Number of threads; 0 lets onnxruntime choose.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        os.fspath(path), options, providers=["CPUExecutionProvider"]
+    )
+    source = session.get_inputs()[0]
+    fixed = source.shape[0] if isinstance(source.shape[0], int) else None
+
+    def run(images: np.ndarray) -> np.ndarray:
+        batch = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        parts = [batch] if fixed is None else np.split(batch, range(fixed, len(batch), fixed))
+        outputs = []
+        for part in parts:
+            missing = 0 if fixed is None else fixed - len(part)
+            full = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+            output = session.run(None, {source.name: full})[0][: len(part)]
+            outputs.append(output.transpose(0, 2, 3, 1) if output.ndim == 4 else output)
+        return np.concatenate(outputs)
+
+    return run
+
+
+def photographs(input_shape: tuple[int, int, int], count: int = 64, seed: int = 0) -> np.ndarray:
+    """Random crops of the two photographs that scikit-learn ships.
+
+    Args:
+        input_shape: `(height, width, channels)`.
+        count: How many crops.
+        seed: Of the crops.
+
+    Returns:
+        uint8 [count, height, width, channels]; other than three channels repeat the grey image.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    height, width, channels = input_shape
+    sources = [Image.fromarray(image) for image in load_sample_images().images]
+    random = np.random.default_rng(seed)
+    crops = np.empty((count, height, width, 3), np.uint8)
+    for i in range(count):
+        source = sources[i % len(sources)]
+        side = int(random.integers(64, min(source.size) + 1))
+        left, top = (int(random.integers(0, edge - side + 1)) for edge in source.size)
+        box = (left, top, left + side, top + side)
+        crops[i] = np.asarray(source.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    if channels == 3:
+        return crops
+    grey = crops.mean(axis=-1, keepdims=True).astype(np.uint8)
+    return np.repeat(grey, channels, axis=-1)
+
+
+def normalised_photographs(input_shape: tuple[int, int, int], count: int = 64) -> np.ndarray:
+    """Photographs for networks of unknown preprocessing: parity needs sensible inputs only.
+
+    Args:
+        input_shape: `(height, width, channels)`.
+        count: How many crops.
+
+    Returns:
+        float32 [count, height, width, channels] in [-2, 2].
+    """
+    return (photographs(input_shape, count).astype(np.float32) - 127.5) / 63.75

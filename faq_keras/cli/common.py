@@ -1,0 +1,90 @@
+"""What several commands share: loading models and arrays with one-sentence errors, positional arguments, tables."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+from faq_keras.files import atomic_write
+
+
+def positional(arguments: Sequence[str], *names: str) -> list[str]:
+    """The command's positional arguments.
+
+    Raises:
+        ValueError: If there are more or fewer than `names`.
+    """
+    if len(arguments) != len(names):
+        raise ValueError(
+            f"expected {len(names)} argument(s) ({' '.join(names)}), received {len(arguments)}: {' '.join(arguments)}".rstrip(
+                ": "
+            )
+            + "."
+        )
+    return list(arguments)
+
+
+def load_model(path: str) -> keras.Model:
+    """Loads a `.keras` model.
+
+    Raises:
+        ValueError: If the file is missing, truncated or no Keras model.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist.")
+    if Path(path).suffix != ".keras":
+        raise ValueError(f"{path} is not a .keras file.")
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{path} is not a readable Keras model: {reason[0]}") from error
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"{path} holds a {type(model).__name__}, not a Keras model.")
+    return model
+
+
+def load_inputs(path: str) -> npt.NDArray[np.generic]:
+    """Model inputs from a `.npz` (its array `x`, or its only one) or `.npy` file.
+
+    Raises:
+        ValueError: If the file is missing or holds no such array.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist.")
+    try:
+        data = np.load(path, allow_pickle=False)
+        if isinstance(data, np.ndarray):
+            return data
+        with data:
+            names = list(data.files)
+            if "x" in names or len(names) == 1:
+                return data["x" if "x" in names else names[0]]
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a readable .npz or .npy file: {error}.") from error
+    raise ValueError(f"{path} holds the arrays {', '.join(names)}: name the model inputs 'x'.")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """Prints a table; nothing is cut off when the output is no terminal."""
+    table = Table(title=title or None, title_justify="left")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 400
+    Console(width=width).print(table)
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,95 @@
+"""The `faq` command line: `faq COMMAND [arguments] [--flags]`, one module of this folder per command.
+
+A command module has a docstring (its help; the last lines are an example), absl flags, and
+`main(arguments) -> exit status`. Only the module of the command that was asked for is imported.
+Errors that a user can mend are `ValueError` or `OSError` and print as one sentence; `--debug` shows
+the traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+COMMANDS = {
+    "quickstart": "run the whole job on real data: pretrain, quantize, fine-tune, export, verify, "
+    "benchmark",
+    "convert": "bring an ONNX or PyTorch network in as an editable Keras model",
+    "export": "write a quantized .keras model as a fully integer .tflite file",
+    "verify": "compare a .tflite file with its model, every tensor; exit 1 on any mismatch",
+    "unpack": "write a packed int4 .tflite file as an int8 one",
+    "inspect": "show a .tflite file, a .keras model or a plan as a table",
+}
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console script; exits with the command's status."""
+    sys.exit(dispatch(list(sys.argv[1:] if argv is None else argv)))
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Runs one command and returns its exit status."""
+    if not arguments or arguments[0] in ("help", "--help", "-h"):
+        print(_overview())
+        return 0 if arguments else 1
+    command, *rest = arguments
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        print(
+            f"faq: there is no command '{command}'.{hint} `faq --help` lists them.", file=sys.stderr
+        )
+        return 1
+    module = importlib.import_module(f"faq_keras.cli.{command}")
+    if any(word in ("--help", "-h", "--helpfull", "--helpshort") for word in rest):
+        print(f"{(module.__doc__ or '').strip()}\n\nFlags:\n{_flag_help(module.__name__)}")
+        return 0
+    debug = "--debug" in rest
+    try:
+        positional = flags.FLAGS([command, *(word for word in rest if word != "--debug")])[1:]
+        return int(module.main(positional))
+    except flags.Error as error:
+        return _fail(command, str(error), f"`faq {command} --help` lists the flags.")
+    except (ValueError, OSError) as error:
+        if debug:
+            raise
+        return _fail(command, str(error))
+    except KeyboardInterrupt:
+        return _fail(command, "interrupted") + 129
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _fail(command: str, message: str, hint: str = "") -> int:
+    print(f"faq {command}: error: {message} {hint}".rstrip(), file=sys.stderr)
+    return 1
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Pretrained CNNs become 8- or 4-bit integer TFLite files that compute what was "
+            "trained.",
+            "",
+            "Usage: faq COMMAND [arguments] [--flags]      faq COMMAND --help",
+            "",
+            *rows,
+            "",
+            "Example: faq quickstart --bits=4 --workdir=runs/quickstart",
+        ]
+    )
+
+
+def _flag_help(module: str) -> str:
+    """Help of the command's own flags (absl knows dozens of others)."""
+    key_flags = sorted(flags.FLAGS.flags_by_module_dict().get(module, []), key=lambda f: f.name)
+    lines = [f"  --{flag.name}: {flag.help} (default: {flag.default_as_str})" for flag in key_flags]
+    return "\n".join([*lines, "  --debug: show the traceback of an error (default: 'false')"])

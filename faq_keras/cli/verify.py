@@ -1,0 +1,37 @@
+"""faq verify MODEL.keras m.tflite --data=x.npz [--runtimes=xnnpack]
+
+Runs the Keras model, the integer reference and the file on the given inputs and compares every
+tensor, integer by integer. The exit status is 1 on any mismatch.
+
+Example: faq verify model.keras model_int4.tflite --data=test.npz
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from faq_keras import deployment
+from faq_keras.cli import common
+
+_DATA = flags.DEFINE_string("data", None, "model inputs: .npz with an array x, or .npy")
+_RUNTIMES = flags.DEFINE_list("runtimes", ["xnnpack"], "runtimes to compare, separated by commas")
+_NUM_THREADS = flags.DEFINE_integer("num_threads", 1, "threads of each runtime", lower_bound=1)
+_JSON = flags.DEFINE_string("json", None, "also write the report to this file")
+
+
+def main(arguments: list[str]) -> int:
+    """Compares one file with its model."""
+    model, file = common.positional(arguments, "MODEL.keras", "m.tflite")
+    if not _DATA.value:
+        raise ValueError("--data is missing: name an .npz file whose array x holds model inputs.")
+    report = deployment.verify(
+        common.load_model(model),
+        file,
+        common.load_inputs(_DATA.value),
+        runtimes=_RUNTIMES.value,
+        num_threads=_NUM_THREADS.value,
+    )
+    print(report)
+    if _JSON.value:
+        common.write_text(_JSON.value, report.to_json())
+    return 1 if report.mismatches else 0

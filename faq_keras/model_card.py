@@ -1,0 +1,115 @@
+"""The model card beside an exported file: how to feed it, what it is, what was proven.
+
+`model.tflite` gets `model.model_card.md` for people and `model.model_card.json` for programs, from
+the same facts that stand in the file's own metadata, plus accuracy and parity figures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from faq_keras.files import atomic_write
+from faq_keras.integer.program import IntegerProgram
+from faq_keras.tflite.audit import Audit
+from faq_keras.tflite.parity import ParityReport
+
+
+def write(
+    path: Path,
+    program: IntegerProgram,
+    audit: Audit,
+    parity: ParityReport | None,
+    metrics: Mapping[str, float] | None,
+) -> None:
+    """Writes both cards.
+
+    Args:
+        path: The exported `.tflite` file.
+        program: What it was written from; its metadata goes into the card.
+        audit: The audit of the file.
+        parity: The comparison with the model, or None if it was not made.
+        metrics: Figures of the user's, such as accuracies.
+    """
+    card = _facts(path, program, audit, parity, metrics)
+    for suffix, text in ((".json", json.dumps(card, indent=1)), (".md", _markdown(card))):
+        with atomic_write(path.with_suffix(f".model_card{suffix}")) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _facts(
+    path: Path,
+    program: IntegerProgram,
+    audit: Audit,
+    parity: ParityReport | None,
+    metrics: Mapping[str, float] | None,
+) -> dict[str, Any]:
+    inexact = [bound.op for bound in program.bounds if not bound.exact_in_float32]
+    return {
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        **program.metadata,
+        "metrics": dict(metrics or {}),
+        "audit": audit.to_dict(),
+        "parity": json.loads(parity.to_json()) if parity else None,
+        "accumulators": {
+            "largest_bound": max((bound.bound for bound in program.bounds), default=0),
+            "layers_above_2_to_24": inexact,
+        },
+    }
+
+
+def _markdown(card: Mapping[str, Any]) -> str:
+    parity = card["parity"]
+    proof = "not run (verify=None)"
+    if parity:
+        proof = "; ".join(
+            f"{run['runtime']}: {run['mismatches']:,} mismatches of {run['values']:,} values in "
+            f"{run['tensors']} tensors "
+            f"of {run['images']} images"
+            for run in parity["runs"]
+        )
+    accumulators = card["accumulators"]
+    above = ", ".join(accumulators["layers_above_2_to_24"]) or "none"
+    lines = [
+        f"# {card['file']}",
+        "",
+        f"- Network: {card['model']}, weights {card['weight_bits']} bits, activations "
+        f"{card['activation_bits']} bits, "
+        f"logits {card['logits_bits']} bits; weights stored as {card['weights']}",
+        f"- File: {card['bytes']:,} bytes",
+        f"- Plan: {card['plan_hash']}, recipe: {card['recipe'] or 'not recorded'}",
+        f"- Rounding follows: {card['numerics']}",
+        f"- Parity with the Keras model: {proof}",
+        f"- Largest accumulator: {accumulators['largest_bound']:,}; above 2^24 (float32 not "
+        f"exact): {above}",
+        *(f"- {name}: {value}" for name, value in card["metrics"].items()),
+        "",
+        "## Feeding it",
+        "",
+        "| tensor | type | shape | scale | zero point |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {t['name']} ({t['role']}) | {t['type']} | {t['shape']} | {t['scale']} | "
+            f"{t['zero_point']} |"
+            for t in card["tensors"]
+        ),
+        "",
+        f"Layout: {card['layout']}, colour order: {card['colour_order']}.",
+        "",
+        *_preprocessing(card["preprocessing"]),
+        "",
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in card["versions"].items()),
+    ]
+    return "\n".join(lines)
+
+
+def _preprocessing(steps: list[dict[str, Any]]) -> list[str]:
+    lines = ["Preprocessing, in this order:", ""]
+    for step in steps:
+        arguments = ", ".join(f"{key} {value}" for key, value in step.items() if key != "op")
+        lines.append(f"1. {step['op']}: {arguments}")
+    lines.append("1. quantize: round(x / scale) + zero point, halves to even, clipped to the type")
+    return lines
