@@ -50,7 +50,10 @@ def _array(tensor: onnx.TensorProto, file: Path) -> np.ndarray:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _check_external(tensor, file)
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(file.parent))
-        return onnx.numpy_helper.to_array(tensor)
+        array = onnx.numpy_helper.to_array(tensor)
+        if array.shape != tuple(tensor.dims):  # -1 is no size, though numpy would take it
+            raise ValueError(f"they are of shape {array.shape}")
+        return array
     except ConversionError:
         raise
     except Exception as error:  # onnx reports damage by many types, also its own C++ ones

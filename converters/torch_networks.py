@@ -1,4 +1,4 @@
-"""Torch modules that no package on PyPI builds: the ResNets of the CIFAR literature, and random ones.
+"""Torch modules that are not on PyPI: the ResNets of the CIFAR literature, and random weights.
 
 Names of the parameters are those of the public checkpoints, so that these load:
 `resnet20_cifar10` takes those of akamaster/pytorch_resnet_cifar10 (shortcuts of option A: every
@@ -118,6 +118,6 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
             with torch.no_grad():
                 part.weight.uniform_(0.7, 1.3, generator=generator)
                 part.bias.normal_(0.0, 0.2, generator=generator)
-                part.running_mean.normal_(0.0, 0.2, generator=generator)  # type: ignore[union-attr]
-                part.running_var.uniform_(0.5, 1.5, generator=generator)  # type: ignore[union-attr]
+                part.running_mean.normal_(0.0, 0.2, generator=generator)
+                part.running_var.uniform_(0.5, 1.5, generator=generator)
     return module

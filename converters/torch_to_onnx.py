@@ -32,7 +32,7 @@ _DECLARED: list[torch.library.Library] = []
 """Declarations of torch ops live as long as the object that made them."""
 
 _WRAPPERS = ("state_dict", "model_state_dict", "net", "model")
-_PREFIXES = ("module.", "_orig_mod.")
+_PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
 _OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$")
 """Names in the published DenseNet checkpoints: `norm.1.weight` is `norm1.weight` today."""
 
@@ -129,9 +129,8 @@ def _tensors(content: Any, name: str) -> dict[str, torch.Tensor]:
             f"{name} has weights that are NaN or infinite: {listed(bad)}. Repair the checkpoint."
         )
     state = dict(content)
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    if all(_PREFIXES.match(key) for key in state):
+        state = {_PREFIXES.sub("", key): tensor for key, tensor in state.items()}
     return {_OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in state.items()}
 
 

@@ -1,4 +1,4 @@
-"""faq_keras: pretrained Keras CNNs become 8- or 4-bit integer networks, fine-tuned and shipped as TFLite, bit for bit.
+"""Pretrained Keras CNNs become fine-tuned 8- or 4-bit integer TFLite files, bit for bit.
 
     q = faq_keras.apply(model, bits=4, calibration_data=train_ds)
     faq_keras.fine_tune(q, train_ds, recipe="w4a4", epochs=4, validation_data=test_ds)

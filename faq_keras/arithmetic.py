@@ -1,4 +1,4 @@
-"""The arithmetic of the quantized layers in pure TensorFlow ops, shared by the Keras 3 layers and their tf_keras twins.
+"""The arithmetic of the quantized layers, in pure TensorFlow ops.
 
 The one idea: values are floats, but every float is a small integer times a power of two, so the
 float operations below are exact and equal the integer operations of the device: `(conv(x, w) + b) *
@@ -25,7 +25,7 @@ from faq_keras.quantize_configs import KernelQuantizeConfig
 
 @dataclasses.dataclass(frozen=True)
 class BatchNorm:
-    """The variables of a batch normalization; gamma and beta are None with `scale=False`, `center=False`."""
+    """A batch normalization; gamma and beta are None with `scale=False`, `center=False`."""
 
     gamma: Any
     beta: Any
@@ -59,7 +59,7 @@ def fold(
     batch_norm: BatchNorm | None,
     channel_shape: tuple[int, ...],
 ) -> Folded:
-    """Quantizes a layer's constants in the form `y = (conv + b) * c` (integer-deployment, section 2).
+    """Quantizes a layer's constants in the form `y = (conv + b) * c`.
 
     The channel arithmetic is done in float64, so that the few operations before each rounding give
     the same code in every graph optimization, on every device. A channel whose multiplier rounds to
@@ -112,7 +112,7 @@ def _affine(batch_norm: BatchNorm) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _on_grid(config: KernelQuantizeConfig, bias: Any, grid: tf.Tensor) -> tf.Tensor:
-    """The bias as float32 values on the accumulator grid; what float32 cannot hold, the integer bias will not hold."""
+    """The bias on the accumulator grid, as float32: the integer bias is made from these values."""
     return tf.cast(config.bias_quantizer(tf.cast(bias, tf.float64), exponent=grid), tf.float32)
 
 
@@ -124,7 +124,7 @@ def apply_folded(accumulator: tf.Tensor, folded: Folded) -> tf.Tensor:
 
 
 def batch_normalize(x: tf.Tensor, batch_norm: BatchNorm) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Batch normalization with the statistics of the batch, by the fused kernel (0.74 of Keras' step time).
+    """Batch normalization with the batch's statistics, by the fused kernel.
 
     Args:
         x: `[batch, height, width, channels]`.
@@ -145,7 +145,7 @@ def batch_normalize(x: tf.Tensor, batch_norm: BatchNorm) -> tuple[tf.Tensor, tf.
 
 
 def global_average(x: tf.Tensor) -> tf.Tensor:
-    """The mean over height and width as a convolution with ones computes it: an exact sum, then one multiplication.
+    """The mean over height and width: an exact sum, then one multiplication.
 
     Args:
         x: `[batch, height, width, channels]`, static height and width.
@@ -160,7 +160,7 @@ def global_average(x: tf.Tensor) -> tf.Tensor:
 def average_pool(
     x: tf.Tensor, spec: TensorSpec, pool: tuple[int, int], strides: tuple[int, int], padding: str
 ) -> tf.Tensor:
-    """TFLite's int8 AVERAGE_POOL_2D: the raw int8 codes are averaged and rounded half away from zero.
+    """TFLite's int8 AVERAGE_POOL_2D: the mean of the raw codes, rounded half away from zero.
 
     Because the raw code of a value depends on the zero point, so does the direction in which a half
     is rounded.

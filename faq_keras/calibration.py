@@ -1,4 +1,4 @@
-"""Calibration: how far every activation tensor of the pretrained network reaches (paper section 3.2).
+"""Calibration: how far every activation of the pretrained network reaches (paper section 3.2).
 
 Five training batches run through the unquantized network. A tensor's range is the maximum over the
 batches of the batch's 99.99th percentile (99.9th where the tensor gets fewer than 8 bits). The
@@ -84,7 +84,7 @@ def calibrate(
 
 
 def as_batches(data: Any, batches: int) -> Iterator[npt.NDArray[Any]]:
-    """The inputs of each batch, whatever form the data has; an array is cut into `batches` parts of at most 256."""
+    """The inputs of each batch; an array is cut into `batches` parts of at most 256 images."""
     if isinstance(data, (np.ndarray, tf.Tensor)):
         data = np.asarray(data)
         size = max(1, min(ARRAY_BATCH, math.ceil(len(data) / batches)))
@@ -155,7 +155,7 @@ def _measure_batch(
 
 
 class _TopValues:
-    """The exact percentile of a stream of values whose length is known: only the largest ones are kept.
+    """The exact percentile of a stream of known length: only the largest values are kept.
 
     `np.percentile` interpolates between the order statistics around position `(n - 1) * p / 100`;
     so the `n - floor(position)` largest magnitudes suffice. Values below the smallest candidate
@@ -186,7 +186,7 @@ class _TopValues:
         self._merge(values[values > self._bound(values)])
 
     def _bound(self, values: npt.NDArray[np.floating]) -> float:
-        """A value that at least `keep` candidates exceed, or -inf; the first chunk guesses it from a sample."""
+        """A value that at least `keep` candidates exceed, or -inf; at first a sample's guess."""
         if np.isfinite(self.threshold):
             return float(self.threshold)
         sample = values[:: max(1, values.size // 20_000)]

@@ -1,4 +1,4 @@
-"""Fixed-point numbers: the quantizer Q_{b,l} of the FAQ paper (section 3.1), in numpy and in TensorFlow.
+"""Fixed-point numbers: the quantizer Q_{b,l} of the FAQ paper (3.1), in numpy and TensorFlow.
 
 A tensor is stored in `bits` bits with its least significant bit worth `2**exponent` (the paper's
 `l`). The integer is the *code*, `code * 2**exponent` is the value, and because every scale is a
@@ -64,7 +64,7 @@ def round_codes(x: npt.NDArray[np.floating], rounding: str = HALF_EVEN) -> npt.N
 
 
 def _floor_plus_half(x: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """`floor(x + 1/2)` without the rounding error of the addition (0.49999997 + 0.5 is 1.0 in float32)."""
+    """`floor(x + 1/2)` without the addition's rounding error (0.49999997 + 0.5 = 1 in float32)."""
     whole = np.floor(x)
     return whole + (x - whole >= 0.5)
 
@@ -76,7 +76,7 @@ def quantize(
     signed: bool,
     rounding: str = HALF_EVEN,
 ) -> npt.NDArray[np.floating]:
-    """Q_{b,l}: the nearest value that `bits` bits with step `2**exponent` can hold (paper section 3.1)."""
+    """Q_{b,l}: the nearest value that `bits` bits and step `2**exponent` hold (paper 3.1)."""
     lowest, highest = code_range(bits, signed)
     codes = np.clip(round_codes(np.ldexp(x, -exponent), rounding), lowest, highest)
     return np.ldexp(codes, exponent)
@@ -135,7 +135,7 @@ def kernel_exponent(kernel: npt.NDArray[np.floating], bits: int, clip_stds: floa
     return ceil_log2(clip_stds * deviation / 2**bits)
 
 
-# ---------------------------------------------------------------------------------------------------- TensorFlow
+# ---------------------------------------------------------------------------- TensorFlow twins
 
 
 def tf_power_of_two(exponent: int | tf.Tensor, dtype: Any = tf.float32) -> tf.Tensor:
@@ -148,7 +148,7 @@ def tf_power_of_two(exponent: int | tf.Tensor, dtype: Any = tf.float32) -> tf.Te
 
 
 def tf_ceil_log2(x: tf.Tensor) -> tf.Tensor:
-    """`ceil_log2` as TensorFlow ops, read off the bits of a positive, normal float: an int32 scalar."""
+    """`ceil_log2` as TensorFlow ops, read off the bits of a positive float: an int32 scalar."""
     bits = tf.bitcast(tf.cast(x, tf.float64), tf.int64)
     exponent = tf.bitwise.right_shift(bits, tf.constant(52, tf.int64)) - 1023
     has_fraction = tf.not_equal(tf.bitwise.bitwise_and(bits, tf.constant(2**52 - 1, tf.int64)), 0)
@@ -227,7 +227,7 @@ def tf_quantize(
 
 
 def tf_straight_through(x: tf.Tensor, quantized: tf.Tensor) -> tf.Tensor:
-    """Exactly `quantized`, with the gradient of `x` (`x + stop_gradient(quantized - x)` would round twice)."""
+    """Exactly `quantized`, with the gradient of `x` (`x + (quantized - x)` would round)."""
 
     @tf.custom_gradient
     def replace(inputs: tf.Tensor) -> tuple[tf.Tensor, Any]:

@@ -200,13 +200,13 @@ def _functional(model: Any) -> Any:
 
 
 def layer_calls(functional: Any) -> Iterator[Any]:
-    """The calls of a functional model in topological order: `.operation`, `.input_tensors`, `.outputs` (Keras nodes)."""
+    """The calls (Keras nodes) of a functional model in topological order."""
     for depth in sorted(functional._nodes_by_depth, reverse=True):
         yield from functional._nodes_by_depth[depth]
 
 
 class _Reader:
-    """Lays the operations of a functional model and of the models in it out as raw nodes, one per layer call."""
+    """Lays a functional model and the models in it out as raw nodes, one per layer call."""
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
@@ -245,7 +245,7 @@ class _Reader:
         name = layer.name if layer.name not in self._names else f"{model_name}_{layer.name}"
         inputs = tuple(self.producer[id(tensor)] for tensor in call.input_tensors)
         if id(operation) in self._seen:
-            self.problems.append(f"Layer '{name}' is called more than once (shared weights)")
+            self.problems.append(f"Layer '{layer.name}' is called more than once (shared weights)")
         self._seen.add(id(operation))
         self._names.add(name)
         shape = tuple(call.outputs[0].shape)
@@ -260,7 +260,7 @@ class _Reader:
 
 
 def _as_layer(operation: Any) -> Any:
-    """`x + y` and `keras.ops.relu(x)` in a functional model are operations; their layers say the same."""
+    """`x + y` and `keras.ops.relu(x)` are operations in a functional model: their layer twins."""
     module = type(operation).__module__
     if isinstance(operation, keras.layers.Layer) or not module.startswith("keras."):
         return operation
@@ -270,7 +270,7 @@ def _as_layer(operation: Any) -> Any:
 
 
 def _activation_name(layer: Any) -> str | None:
-    """ "relu", "relu6", "softmax", "sigmoid", "linear" or None for what is none of them."""
+    """One of relu, relu6, softmax, sigmoid and linear; None for everything else."""
     if isinstance(layer, keras.layers.Softmax):
         return "softmax"
     if isinstance(layer, keras.layers.ReLU):
@@ -283,7 +283,7 @@ def _activation_name(layer: Any) -> str | None:
 
 
 def _split_activation(node: Node, problems: list[str]) -> list[Node]:
-    """Separates an activation inside a layer: a ReLU becomes the node's, softmax and sigmoid a node of their own."""
+    """Separates a layer's activation: a ReLU becomes the node's, softmax and sigmoid a node."""
     layer = node.layers[0]
     if node.kind == "activation":
         name = _activation_name(layer)
@@ -319,7 +319,7 @@ def _split_activation(node: Node, problems: list[str]) -> list[Node]:
 
 
 def _is_preprocessing(producer: Node, node: Node) -> bool:
-    """Rescaling or Normalization of the input: applied in float, then the result is put on the input's grid."""
+    """Rescaling or Normalization of the input: applied in float, then quantized."""
     return node.kind == "preprocess" and producer.kind == "input"
 
 
@@ -338,7 +338,7 @@ def _is_relu_of_op(producer: Node, node: Node) -> bool:
 def _fuse(
     nodes: Sequence[Node], outputs: tuple[str, ...], can_fuse: Callable[[Node, Node], bool]
 ) -> tuple[list[Node], tuple[str, ...]]:
-    """Takes nodes into the node before them where `can_fuse(before, node)` and nobody else reads it."""
+    """Takes nodes into the node before them where `can_fuse` and nobody else reads it."""
     readers = [name for node in nodes for name in node.inputs] + list(outputs)
     fused: dict[str, Node] = {}
     alias: dict[str, str] = {}

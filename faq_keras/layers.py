@@ -82,7 +82,7 @@ class QuantizedLayer(keras.layers.Layer):
 
 @register
 class QuantizedInput(QuantizedLayer):
-    """Preprocesses the input in float and puts it on its 8-bit grid; holds the settings that the whole plan shares."""
+    """Preprocesses the input and puts it on its 8-bit grid; holds the plan's settings."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class QuantizedInput(QuantizedLayer):
 
 
 class QuantizedKernelLayer(QuantizedLayer):
-    """Base of the layers with a kernel: `float_layers` is a kernel layer [+ BatchNormalization] [+ ReLU]."""
+    """Base of the layers with a kernel: kernel layer [+ BatchNormalization] [+ ReLU]."""
 
     quantize_config: KernelQuantizeConfig
 
@@ -134,10 +134,9 @@ class QuantizedKernelLayer(QuantizedLayer):
                 return layer
         return None
 
-    def _batch_norm(self) -> arithmetic.BatchNorm | None:
+    def _batch_norm(self) -> arithmetic.BatchNorm:
         layer = self.batch_norm_layer
-        if layer is None:
-            return None
+        assert layer is not None
         return arithmetic.BatchNorm(
             gamma=layer.gamma if layer.scale else None,
             beta=layer.beta if layer.center else None,
@@ -149,36 +148,39 @@ class QuantizedKernelLayer(QuantizedLayer):
     def fold(self) -> arithmetic.Folded:
         """The constants of the integer op, as inference uses them."""
         layer = self.kernel_layer
-        bias = layer.bias if layer.use_bias else None
         return arithmetic.fold(
-            self.quantize_config, layer.kernel, bias, self._batch_norm(), self.channel_shape
+            self.quantize_config,
+            kernel=layer.kernel,
+            bias=layer.bias if layer.use_bias else None,
+            batch_norm=self._batch_norm() if self.batch_norm_layer is not None else None,
+            channel_shape=self.channel_shape,
         )
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Batch statistics while training, the folded integer form otherwise."""
         batch_norm = self.batch_norm_layer
         if training and batch_norm is not None and batch_norm.trainable:
-            x = self._train_batch_norm(inputs, batch_norm)
+            x = self._train_batch_norm(inputs)
         else:
             folded = self.fold()
             x = arithmetic.apply_folded(self.accumulate(inputs, folded.kernel), folded)
         return self.quantize_config.output_quantizer(x)
 
-    def _train_batch_norm(
-        self, inputs: tf.Tensor, batch_norm: keras.layers.BatchNormalization
-    ) -> tf.Tensor:
+    def _train_batch_norm(self, inputs: tf.Tensor) -> tf.Tensor:
         layer = self.kernel_layer
         x = self.accumulate(inputs, self.quantize_config.kernel_quantizer(layer.kernel))
         if layer.use_bias:
             x = x + layer.bias
         x, mean, variance = arithmetic.batch_normalize(x, self._batch_norm())
-        keep = batch_norm.momentum
-        for moving, batch in (
-            (batch_norm.moving_mean, mean),
-            (batch_norm.moving_variance, variance),
-        ):
-            moving.assign(moving * keep + tf.stop_gradient(batch) * (1.0 - keep))
+        self._move_statistics(mean, variance)
         return x
+
+    def _move_statistics(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+        layer = self.batch_norm_layer
+        assert layer is not None
+        keep = layer.momentum
+        for moving, batch in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+            moving.assign(moving * keep + tf.stop_gradient(batch) * (1.0 - keep))
 
     def accumulate(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """The sum of products of the op, without bias."""
@@ -217,7 +219,7 @@ class QuantizedDepthwiseConv2D(QuantizedKernelLayer):
 
 @register
 class QuantizedDense(QuantizedKernelLayer):
-    """Dense [+ ReLU] as one FULLY_CONNECTED (the head with 16-bit logits: preceded by a widening QUANTIZE)."""
+    """Dense [+ ReLU] as one FULLY_CONNECTED (16-bit logits: behind a widening QUANTIZE)."""
 
     def accumulate(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """`[batch, in]` and `[in, out]`."""
@@ -247,7 +249,7 @@ class QuantizedAveragePooling2D(QuantizedLayer):
 
 @register
 class QuantizedGlobalAveragePooling2D(QuantizedLayer):
-    """GlobalAveragePooling2D as a DEPTHWISE_CONV_2D with a kernel of ones: the mean gets an exponent of its own."""
+    """GlobalAveragePooling2D as a DEPTHWISE_CONV_2D with ones: the mean has its own exponent."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Averages `[batch, height, width, channels]` over height and width."""

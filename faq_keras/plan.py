@@ -79,12 +79,13 @@ class TensorSpec:
 
     @property
     def zero_point(self) -> int:
-        """Offset of code 0 in the int8/int16 container: the container's saturation is the upper clamp."""
+        """Integer of code 0: puts the highest code where the int8 container saturates."""
         return 0 if self.signed else 128 - 2**self.bits
 
     def __str__(self) -> str:
         low, high = self.lowest * self.step, self.highest * self.step
-        return f"{self.bits:>2} {'signed' if self.signed else 'unsigned':<8} 2^{self.exponent:<4} [{low:g}, {high:g}]"
+        sign = "signed" if self.signed else "unsigned"
+        return f"{self.bits:>2} {sign:<8} 2^{self.exponent:<4} [{low:g}, {high:g}]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,7 +299,7 @@ class QuantPlan:
 
     @property
     def hash(self) -> str:
-        """Identifies the plan in exported files: the first 16 hex digits of the SHA-256 of its JSON."""
+        """Identifies the plan in exported files: 16 hex digits of its JSON's SHA-256."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:

@@ -144,7 +144,7 @@ def last_layers(graph: Graph) -> set[str]:
 
 
 def last_activations(graph: Graph) -> set[str]:
-    """The tensors that feed the last layers or are outputs: back to the op that rounds them, the last ReLU."""
+    """The tensors from the last ReLU on: what feeds the last layers, and the outputs."""
     found: set[str] = set()
     pending = [name for last in last_layers(graph) for name in graph[last].inputs]
     pending += list(graph.outputs)
@@ -182,7 +182,7 @@ def percentiles(
 
 
 def is_logits(graph: Graph, node: Node) -> bool:
-    """Whether a node is a dense layer without ReLU whose output leaves the network (perhaps through a softmax)."""
+    """Whether a node is a dense layer without ReLU whose output leaves the network."""
     if node.kind != "dense" or node.activation:
         return False
     readers = graph.consumers(node.name)
@@ -278,7 +278,7 @@ def _tensor(
 
 
 def _logits_exponent(largest: float, bits: int) -> int:
-    """The finest step at which the largest calibrated logit still has a code: saturated logits are ties."""
+    """The finest step at which the largest calibrated logit has a code: no saturated ties."""
     highest = code_range(bits, signed=True)[1]
     return int(np.ceil(np.log2(largest / (highest + 0.5))))
 

@@ -83,7 +83,7 @@ def apply(
 
 
 def to_float(model: keras.Model) -> keras.Model:
-    """The ordinary float model (convolution and batch normalization separate) with the fine-tuned weights.
+    """The ordinary float model, convolution and batch normalization separate, fine-tuned weights.
 
     Args:
         model: A model that `apply` made.

@@ -1,4 +1,4 @@
-"""Which tensors of a layer are quantized, and how: subclasses of tfmot's `QuantizeConfig`, one per role.
+"""Which tensors of a layer are quantized: tfmot `QuantizeConfig` subclasses, one per role.
 
 A quantize config is made from the layer's entry in the plan and hands out the quantizers of
 `quantizers.py`. The Keras 3 layers of this package take them by name (`config.kernel_quantizer`);
@@ -93,7 +93,8 @@ class KernelQuantizeConfig(OutputQuantizeConfig):
         if plan.kernel is None:
             raise ValueError(f"Layer '{plan.name}' ({plan.kind}) has no kernel entry in its plan.")
         self.kernel_quantizer = KernelQuantizer(plan.kernel)
-        self.multiplier_quantizer = plan.multiplier and MultiplierQuantizer(plan.multiplier)
+        multiplier = plan.multiplier
+        self.multiplier_quantizer = MultiplierQuantizer(multiplier) if multiplier else None
         self.bias_quantizer = BiasQuantizer()
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:

@@ -48,7 +48,7 @@ class _StatelessQuantizer(Quantizer):
 
 
 class KernelQuantizer(_StatelessQuantizer):
-    """Weights: symmetric, one exponent per tensor, recomputed in every step (paper section 3.1.1)."""
+    """Weights: symmetric, one exponent per tensor, recomputed in every step (paper 3.1.1)."""
 
     def __init__(self, spec: KernelSpec) -> None:
         self.spec = spec
@@ -74,7 +74,7 @@ class KernelQuantizer(_StatelessQuantizer):
 
 
 class ActivationQuantizer(_StatelessQuantizer):
-    """Activations: fixed exponent; an unsigned tensor is clipped at 0, so this *is* the ReLU (paper section 3.2).
+    """Activations: fixed exponent; clipping an unsigned tensor at 0 *is* the ReLU (paper 3.2).
 
     Args:
         spec: The tensor in the plan.
@@ -106,7 +106,7 @@ class ActivationQuantizer(_StatelessQuantizer):
 
 
 class MultiplierQuantizer(_StatelessQuantizer):
-    """Batch normalization multipliers: symmetric 8 bits, fixed exponent (paper sections 2.1 and 3.1.1)."""
+    """Batch normalization multipliers: symmetric 8 bits, fixed exponent (paper 2.1, 3.1.1)."""
 
     def __init__(self, spec: MultiplierSpec) -> None:
         self.spec = spec
@@ -132,7 +132,7 @@ class BiasSpec:
 
 
 class BiasQuantizer(_StatelessQuantizer):
-    """Biases: the accumulator grid `2**(input exponent + kernel exponent)`, which the call must name."""
+    """Biases: on the accumulator grid `2**(input exponent + kernel exponent)`."""
 
     def __init__(self, spec: BiasSpec | None = None) -> None:
         self.spec = spec or BiasSpec()

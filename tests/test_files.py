@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from faq_keras import files
 from faq_keras.files import PARTIAL_PREFIX, atomic_write
 
 
@@ -76,7 +77,9 @@ def test_a_kill_in_the_middle_leaves_targets_untouched_or_absent(tmp_path):
     old, new = tmp_path / "old.bin", tmp_path / "new.bin"
     old.write_bytes(b"old")
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(old), str(new)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", CHILD, str(old), str(new), files.__file__],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with child:
         assert child.stdout.readline() == "written\n"
@@ -90,8 +93,8 @@ def test_a_kill_in_the_middle_leaves_targets_untouched_or_absent(tmp_path):
 
 
 CHILD = """
-import sys, time
-from faq_keras.files import atomic_write
+import runpy, sys, time
+atomic_write = runpy.run_path(sys.argv[3])["atomic_write"]  # without importing TensorFlow
 with atomic_write(sys.argv[1]) as first, atomic_write(sys.argv[2]) as second:
     first.write_bytes(b"half")
     second.write_bytes(b"half")

@@ -143,10 +143,10 @@ def constant(model: schema.ModelT, tensor: schema.TensorT) -> npt.NDArray[np.gen
     """A constant as an array in its own type and shape, packed codes unpacked to int8.
 
     Returns:
-        None for a tensor that is computed or whose type numpy does not know.
+        None for a tensor that is computed, is sparse, or whose type numpy does not know.
     """
     raw, name = raw_data(model, tensor), type_name(tensor)
-    if raw is None:
+    if raw is None or tensor.sparsity is not None:
         return None
     dimensions = () if tensor.shape is None else tuple(int(size) for size in tensor.shape)
     if name == "int4":

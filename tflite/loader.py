@@ -23,7 +23,7 @@ from ai_edge_litert import schema_py_generated as schema
 from faq_keras.files import atomic_write
 from faq_keras.tflite import flatbuffer, model_file
 from faq_keras.tflite.model_file import ModelFile
-from faq_keras.tflite.runtimes import LiteRtSession, runtime
+from faq_keras.tflite.runtimes import Session, runtime
 
 Codes = npt.NDArray[np.generic]
 Inputs = npt.ArrayLike | Mapping[str, npt.ArrayLike]
@@ -116,14 +116,16 @@ class Runner:
 
     @property
     def undelegated(self) -> tuple[str, ...]:
-        """Names of the tensors whose operators the runtime's delegate did not take over."""
+        """Names of the tensors whose operators the runtime's delegate, if any, did not take."""
+        if not self._runtime.delegates:
+            return ()
         return tuple(n for n in computed_tensors(self.file) if n not in self._exposed.delegated)
 
     @functools.cached_property
-    def _exposed(self) -> LiteRtSession:
+    def _exposed(self) -> Session:
         return self._open(expose(self.file))
 
-    def _open(self, file: ModelFile) -> LiteRtSession:
+    def _open(self, file: ModelFile) -> Session:
         try:
             return self._runtime.open(file.content, self._num_threads)
         except ValueError as error:
@@ -138,7 +140,7 @@ class Runner:
             )
         return feed
 
-    def _run(self, session: LiteRtSession, feed: Mapping[str, Any]) -> dict[str, Codes]:
+    def _run(self, session: Session, feed: Mapping[str, Any]) -> dict[str, Codes]:
         codes = {d["name"]: _checked(feed[d["name"]], d) for d in session.input_details}
         return session.run(codes)
 

@@ -317,7 +317,7 @@ class _Comparison:
             engine.name,
             images,
             tuple(self._results.values()),
-            self.runner.undelegated if engine.delegates else (),
+            self.runner.undelegated,
             engine.versions | {"numpy": np.__version__},
         )
 

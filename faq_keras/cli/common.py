@@ -1,4 +1,4 @@
-"""What several commands share: loading models and arrays with one-sentence errors, positional arguments, tables."""
+"""What several commands share: positional arguments, models and arrays from files, tables."""
 
 from __future__ import annotations
 
@@ -24,10 +24,8 @@ def positional(arguments: Sequence[str], *names: str) -> list[str]:
     """
     if len(arguments) != len(names):
         raise ValueError(
-            f"expected {len(names)} argument(s) ({' '.join(names)}), received {len(arguments)}: {' '.join(arguments)}".rstrip(
-                ": "
-            )
-            + "."
+            f"expected the arguments: {' '.join(names) or 'none'}; received: "
+            f"{' '.join(arguments) or 'none'}."
         )
     return list(arguments)
 

@@ -1,4 +1,4 @@
-"""faq export MODEL.keras --output=m.tflite [--weights=int4|int8] [--verify_data=x.npz]
+"""faq export MODEL.keras --output=m.tflite [--weights=int4|int8] [--verify_data=x.npz].
 
 Writes a quantized Keras model as a fully integer TFLite file and proves that the file computes the
 same integers as the model, for every tensor. Nothing is written if it does not. Without
@@ -15,18 +15,27 @@ from absl import flags
 from faq_keras import deployment
 from faq_keras.cli import common
 
-_OUTPUT = flags.DEFINE_string("output", None, "the .tflite file to write")
+FLAGS = flags.FlagValues()
+_OUTPUT = flags.DEFINE_string("output", None, "the .tflite file to write", flag_values=FLAGS)
 _WEIGHTS = flags.DEFINE_enum(
     "weights",
     "int8",
     ["int8", "int4"],
     "container of weights of 4 bits and fewer: int4 packs two in a byte",
+    flag_values=FLAGS,
 )
 _VERIFY_DATA = flags.DEFINE_string(
-    "verify_data", None, "model inputs to compare on: .npz with an array x, or .npy"
+    "verify_data",
+    None,
+    "model inputs to compare on: .npz with an array x, or .npy",
+    flag_values=FLAGS,
 )
 _INPUT_TYPE = flags.DEFINE_enum(
-    "input_type", "int8", ["int8", "uint8", "float32"], "type of the file's input"
+    "input_type",
+    "int8",
+    ["int8", "uint8", "float32"],
+    "type of the file's input",
+    flag_values=FLAGS,
 )
 
 

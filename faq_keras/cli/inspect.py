@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from absl import flags
+
 from faq_keras.cli import common
 from faq_keras.integer.lowering import lower
 from faq_keras.plan import QuantPlan
 from faq_keras.rewrite.keras3 import plan_of
 from faq_keras.tflite import inspect
+
+FLAGS = flags.FlagValues()
 
 
 def main(arguments: list[str]) -> int:

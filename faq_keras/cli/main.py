@@ -1,6 +1,7 @@
-"""The `faq` command line: `faq COMMAND [arguments] [--flags]`, one module of this folder per command.
+"""The `faq` command line: `faq COMMAND [arguments] [--flags]`, one module here per command.
 
-A command module has a docstring (its help; the last lines are an example), absl flags, and
+A command module has a docstring (its help; the last lines are an example), `FLAGS` (absl flags of
+its own: commands may share names, and run one after the other in one process), and
 `main(arguments) -> exit status`. Only the module of the command that was asked for is imported.
 Errors that a user can mend are `ValueError` or `OSError` and print as one sentence; `--debug` shows
 the traceback.
@@ -46,19 +47,20 @@ def dispatch(arguments: list[str]) -> int:
         )
         return 1
     module = importlib.import_module(f"faq_keras.cli.{command}")
+    values: flags.FlagValues = getattr(module, "FLAGS", flags.FLAGS)
     if any(word in ("--help", "-h", "--helpfull", "--helpshort") for word in rest):
-        print(f"{(module.__doc__ or '').strip()}\n\nFlags:\n{_flag_help(module.__name__)}")
+        print(f"{(module.__doc__ or '').strip()}\n\nFlags:\n{_flag_help(values, module.__name__)}")
         return 0
     debug = "--debug" in rest
     try:
-        positional = flags.FLAGS([command, *(word for word in rest if word != "--debug")])[1:]
+        values.unparse_flags()  # forgets what an earlier call in this process set
+        positional = values([command, *(word for word in rest if word != "--debug")])[1:]
         return int(module.main(positional))
-    except flags.Error as error:
-        return _fail(command, str(error), f"`faq {command} --help` lists the flags.")
-    except (ValueError, OSError) as error:
+    except (flags.Error, ValueError, OSError) as error:
         if debug:
             raise
-        return _fail(command, str(error))
+        hint = f"`faq {command} --help` lists the flags." if isinstance(error, flags.Error) else ""
+        return _fail(command, str(error), hint)
     except KeyboardInterrupt:
         return _fail(command, "interrupted") + 129
     except BrokenPipeError:
@@ -88,8 +90,8 @@ def _overview() -> str:
     )
 
 
-def _flag_help(module: str) -> str:
-    """Help of the command's own flags (absl knows dozens of others)."""
-    key_flags = sorted(flags.FLAGS.flags_by_module_dict().get(module, []), key=lambda f: f.name)
-    lines = [f"  --{flag.name}: {flag.help} (default: {flag.default_as_str})" for flag in key_flags]
+def _flag_help(values: flags.FlagValues, module: str) -> str:
+    """Help of the command's own flags."""
+    own = sorted(values.flags_by_module_dict().get(module, []), key=lambda flag: flag.name)
+    lines = [f"  --{flag.name}: {flag.help} (default: {flag.default_as_str})" for flag in own]
     return "\n".join([*lines, "  --debug: show the traceback of an error (default: 'false')"])

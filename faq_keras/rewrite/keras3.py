@@ -56,7 +56,8 @@ def quantize_model(model: keras.Model, graph: Graph, plan: QuantPlan) -> keras.M
 
     values = evaluate(graph, symbolic, call)
     outputs = keras.tree.pack_sequence_as(model.output, [values[name] for name in graph.outputs])
-    quantized = keras.Model([symbolic[name] for name in graph.inputs], outputs, name=model.name)
+    inputs = keras.tree.pack_sequence_as(model.input, [symbolic[name] for name in graph.inputs])
+    quantized = keras.Model(inputs, outputs, name=model.name)
     copies.transfer_weights()
     return quantized
 
@@ -82,22 +83,23 @@ def float_model(quantized: keras.Model) -> keras.Model:
     plan_of(quantized)
     copies = _LayerCopies()
     values: dict[int, Any] = {}
-    inputs = []
+    symbolic: dict[str, Any] = {}
     for call in layer_calls(quantized):
         operation = call.operation
         if isinstance(operation, keras.layers.InputLayer):
             value: Any = keras.Input(
                 batch_shape=operation.batch_shape, dtype=operation.dtype, name=operation.name
             )
-            inputs.append((operation.name, value))
+            symbolic[operation.name] = value
         else:
             read = [values[id(tensor)] for tensor in call.input_tensors]
             value = _call_chain([copies(layer) for layer in _float_layers(operation)], read)
         values[id(call.outputs[0])] = value
-    order = [tensor._keras_history.operation.name for tensor in quantized.inputs]
+    names = [tensor._keras_history.operation.name for tensor in quantized.inputs]
+    inputs = keras.tree.pack_sequence_as(quantized.input, [symbolic[name] for name in names])
     flat = [values[id(tensor)] for tensor in quantized.outputs]
     outputs = keras.tree.pack_sequence_as(quantized.output, flat)
-    model = keras.Model([dict(inputs)[name] for name in order], outputs, name=quantized.name)
+    model = keras.Model(inputs, outputs, name=quantized.name)
     copies.transfer_weights()
     return model
 

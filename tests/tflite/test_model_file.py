@@ -48,7 +48,7 @@ def test_truncation_at_any_length(tmp_path, files, weights):
     path = tmp_path / "m.tflite"
     for length in [*range(0, len(content), len(content) // 40), len(content) - 1]:
         path.write_bytes(content[:length])
-        with pytest.raises(ValueError, match="empty|not a TFLite model|truncated|not a valid"):
+        with pytest.raises(ValueError, match=r"empty|not a TFLite model|truncated|not a valid"):
             loader.load(path)
 
 
@@ -92,7 +92,9 @@ BROKEN = {
         "writes constants, inputs or results of others",
     ),
     "nan scale": (
-        lambda m: _set(lambda m: _graph(m).tensors[0].quantization, "scale", np.float32([np.nan]))(m),
+        lambda m: _set(lambda m: _graph(m).tensors[0].quantization, "scale", np.float32([np.nan]))(
+            m
+        ),
         "has a scale that is not positive and finite",
     ),
     "no scale": (
@@ -100,7 +102,9 @@ BROKEN = {
         "mixes quantized tensors with others that lack a scale",
     ),
     "zero point": (
-        lambda m: _set(lambda m: _graph(m).tensors[0].quantization, "zeroPoint", np.array([999]))(m),
+        lambda m: _set(lambda m: _graph(m).tensors[0].quantization, "zeroPoint", np.array([999]))(
+            m
+        ),
         "has a zero point outside of int8",
     ),
     "stride": (
@@ -135,7 +139,9 @@ def test_a_model_that_the_runtime_refuses_is_named(files, tmp_path):
 
     path = broken(files["int8"], tmp_path, change)
     assert model_file.read(path).size > 0
-    with pytest.raises(ValueError, match="cannot be run. The runtime 'xnnpack' refuses the model"):
+    with pytest.raises(
+        ValueError, match=r"cannot be run\. The runtime 'xnnpack' refuses the model"
+    ):
         loader.load(path)
 
 

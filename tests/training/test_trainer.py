@@ -39,9 +39,15 @@ def fast(epochs=3):
     return recipe("float", epochs=epochs, learning_rate=0.05, batch_size=16)
 
 
-@pytest.mark.parametrize("labels", ["class numbers", "one-hot"])
-@pytest.mark.parametrize("kind", ["arrays", "dataset"])
-@pytest.mark.parametrize("softmax", [True, False])
+@pytest.mark.parametrize(
+    ("labels", "kind", "softmax"),
+    [
+        ("class numbers", "arrays", True),
+        ("class numbers", "dataset", False),
+        ("one-hot", "arrays", False),
+        ("one-hot", "dataset", True),
+    ],
+)
 def test_a_float_model_learns(labels, kind, softmax):
     x, y = images()
     y = keras.utils.to_categorical(y, CLASSES) if labels == "one-hot" else y

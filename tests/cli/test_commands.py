@@ -1,0 +1,106 @@
+"""The commands on good files, as a user calls them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from faq_keras.cli.main import COMMANDS
+from faq_keras.tflite import load
+
+
+@pytest.mark.parametrize("word", ["--help", "-h", "help"])
+def test_the_overview_lists_every_command(faq, word):
+    outcome = faq(word)
+    assert outcome.status == 0
+    assert "Example: faq " in outcome.out
+    for command in COMMANDS:
+        assert f"  {command} " in outcome.out
+
+
+def test_no_command_shows_the_overview_and_is_an_error(faq):
+    outcome = faq()
+    assert outcome.status == 1
+    assert "Usage: faq COMMAND" in outcome.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(faq, command):
+    outcome = faq(command, "--help")
+    assert outcome.status == 0
+    assert f"Example: faq {command} " in outcome.out
+    assert "Flags:" in outcome.out
+    assert "--debug: " in outcome.out
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_export_compares_random_inputs(faq, files, tmp_path, weights):
+    target = tmp_path / "m.tflite"
+    outcome = faq("export", files["model"], f"--output={target}", f"--weights={weights}")
+    assert outcome.status == 0
+    assert f"Wrote {target}" in outcome.out
+    assert "0 mismatches" in outcome.out
+    assert target.read_bytes() == Path(files[weights]).read_bytes()
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"m.tflite", "m.model_card.md", "m.model_card.json"}
+
+
+def test_export_compares_given_inputs(faq, files, tmp_path):
+    target = tmp_path / "m.tflite"
+    outcome = faq("export", files["model"], f"--output={target}", f"--verify_data={files['data']}")
+    assert outcome.status == 0
+    assert "0 mismatches" in outcome.out
+    assert target.exists()
+
+
+def test_flags_do_not_outlive_a_call(faq, files, tmp_path):
+    """The second call has --weights=int8 and --input_type=int8 again, whatever the first one said."""
+    first, second = tmp_path / "first.tflite", tmp_path / "second.tflite"
+    flags = ("--weights=int4", "--input_type=float32")
+    assert faq("export", files["model"], f"--output={first}", *flags).status == 0
+    assert faq("export", files["model"], f"--output={second}").status == 0
+    assert second.read_bytes() == Path(files["int8"]).read_bytes() != first.read_bytes()
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_verify_accepts_the_own_file(faq, files, tmp_path, weights):
+    report = tmp_path / "report.json"
+    outcome = faq(
+        "verify", files["model"], files[weights], f"--data={files['data']}", f"--json={report}"
+    )
+    assert outcome.status == 0
+    assert "0 mismatches" in outcome.out
+    assert json.loads(report.read_text())
+
+
+def test_verify_is_1_for_the_file_of_another_fine_tuning(faq, files):
+    outcome = faq("verify", files["other"], files["int8"], f"--data={files['data']}")
+    assert outcome.status == 1
+    assert "Traceback" not in outcome.err
+
+
+def test_unpack_writes_the_int8_twin(faq, files, tmp_path):
+    target = tmp_path / "unpacked.tflite"
+    outcome = faq("unpack", files["int4"], target)
+    assert outcome.status == 0
+    assert f"Wrote {target}" in outcome.out
+    unpacked, packed = load(target), load(files["int4"])
+    x = packed.random_inputs(4)
+    assert (unpacked.run_int8(x) == packed.run_int8(x)).all()
+    assert target.stat().st_size > Path(files["int4"]).stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("int8", ("CONV_2D", "2^", "int16")),
+        ("int4", ("CONV_2D", "2^", "int4")),
+        ("model", ("QuantPlan", "conv2d", "accumulator bound")),
+        ("plan", ("QuantPlan", "conv2d", "W4A4")),
+    ],
+)
+def test_inspect_shows_a_table(faq, files, name, words):
+    outcome = faq("inspect", files[name])
+    assert outcome.status == 0
+    for word in words:
+        assert word in outcome.out

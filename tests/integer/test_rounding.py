@@ -1,0 +1,108 @@
+"""Where exact halves go in each kernel; fixed-point arithmetic against Python's fractions."""
+
+import dataclasses
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from faq_keras.integer import rounding
+from faq_keras.integer.rounding import PROFILES
+
+XNNPACK = PROFILES["xnnpack"]
+HALVES = np.array([-5, -3, -1, 1, 3, 5])
+POWERS = st.integers(-20, 6).map(lambda e: 2.0**e)
+ACCUMULATORS = st.integers(-(2**24), 2**24)
+
+
+def half_even(x: Fraction) -> int:
+    return round(x)
+
+
+def half_up(x: Fraction) -> int:
+    return (2 * x.numerator + x.denominator) // (2 * x.denominator)
+
+
+def half_away(x: Fraction) -> int:
+    return half_up(abs(x)) * (1 if x > 0 else -1)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("conv_2d", [-2, -2, 0, 0, 2, 2]),
+        ("depthwise_conv_2d", [-2, -2, 0, 0, 2, 2]),
+        ("fully_connected", [-2, -2, 0, 0, 2, 2]),
+        ("fully_connected_int16", [-3, -2, -1, 1, 2, 3]),
+    ],
+)
+def test_halves_of_accumulators(name, expected):
+    assert getattr(XNNPACK, name)(HALVES, 1.0, np.float32([0.5]), 1.0).tolist() == expected
+
+
+def test_halves_of_other_kernels():
+    up = [-2, -1, 0, 1, 2, 3]
+    zeros = np.zeros_like(HALVES)
+    assert XNNPACK.add(HALVES, zeros, 0.5, 0.5, 1.0).tolist() == up
+    assert XNNPACK.add_relu(HALVES, zeros, 0.5, 0.5, 1.0).tolist() == up
+    assert XNNPACK.quantize(HALVES, 0.5, 1.0).tolist() == up
+    assert XNNPACK.quantize_float(np.float32(HALVES), 2.0).tolist() == [-2, -2, 0, 0, 2, 2]
+    assert XNNPACK.average_pool_2d(HALVES, np.full(6, 2)).tolist() == [-3, -2, -1, 1, 2, 3]
+
+
+@given(ACCUMULATORS, POWERS)
+def test_convolutions_round_halves_to_even(acc, multiplier):
+    found = XNNPACK.conv_2d(np.array([acc]), 1.0, np.float32([multiplier]), 1.0)
+    assert found.tolist() == [half_even(acc * Fraction(multiplier))]
+
+
+@given(st.integers(-(2**31), 2**31), POWERS)
+def test_the_16_bit_head_rounds_halves_away(acc, multiplier):
+    found = XNNPACK.fully_connected_int16(np.array([acc]), 1.0, np.float32([multiplier]), 1.0)
+    assert found.tolist() == [half_away(acc * Fraction(multiplier))]
+
+
+@given(st.integers(-255, 255), st.integers(-255, 255), st.integers(-10, 7), st.integers(-10, 7))
+def test_additions_of_power_of_two_scales_round_once_halves_up(a, b, a_exponent, b_exponent):
+    scales = 2.0**a_exponent, 2.0**b_exponent
+    found = XNNPACK.add(np.array([a]), np.array([b]), *scales, 1.0)
+    assert found.tolist() == [half_up(a * Fraction(scales[0]) + b * Fraction(scales[1]))]
+
+
+@given(st.integers(-255, 255), st.integers(-8, 7))
+def test_rescaling_rounds_halves_up(code, exponent):
+    found = XNNPACK.quantize(np.array([code]), 2.0**exponent, 1.0)
+    assert found.tolist() == [half_up(code * Fraction(2.0**exponent))]
+
+
+@given(st.integers(-(10**6), 10**6), st.integers(1, 10**4))
+def test_means_round_halves_away(total, count):
+    found = XNNPACK.average_pool_2d(np.array([total]), np.array([count]))
+    assert found.tolist() == [half_away(Fraction(total, count))]
+
+
+@given(st.floats(2.0**-30, 2.0**8, width=32))
+def test_fixed_multipliers_have_31_bits(ratio):
+    mantissa, shift = rounding.fixed_multiplier(1.0, np.float32(ratio), 1.0)
+    assert 2**30 <= mantissa < 2**31
+    assert np.isclose(float(mantissa) * 2.0 ** float(shift - 31), ratio, rtol=2.0**-31, atol=0)
+
+
+def test_multipliers_are_products_in_float32_as_the_kernel_forms_them():
+    scales = np.float32([0.1, 0.0371, 1 / 3])
+    acc = np.array([[123457], [-99991]])
+    want = np.rint(acc.astype(np.float32) * (np.float32(0.017) * scales / np.float32(0.3)))
+    np.testing.assert_array_equal(XNNPACK.conv_2d(acc, 0.017, scales, 0.3), want)
+
+
+def test_profiles_are_complete_values_found_by_name():
+    assert rounding.profile("xnnpack") is XNNPACK
+    for name, profile in PROFILES.items():
+        assert profile.name == name
+        assert all(getattr(profile, field.name) for field in dataclasses.fields(profile))
+    with pytest.raises(
+        ValueError, match="Unknown numerics profile 'cuda'; expected one of xnnpack"
+    ):
+        rounding.profile("cuda")

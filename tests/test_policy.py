@@ -1,0 +1,117 @@
+"""The rules of the paper's sections 2.1 to 3.2: first, last, last ReLU, branches, overrides."""
+
+import keras
+import pytest
+
+import faq_keras
+from faq_keras import policy
+from faq_keras.graph import read_graph
+from faq_keras.plan import PlanSettings
+from faq_keras.policy import Policy
+from tests import networks
+
+layers = keras.layers
+
+
+@pytest.fixture(scope="module")
+def graph():
+    keras.utils.clear_session(free_memory=False)
+    return read_graph(networks.tiny_resnet())
+
+
+def plan_with(**arguments):
+    keras.utils.clear_session(free_memory=False)  # layer names start from zero
+    model = networks.tiny_resnet()
+    rules = Policy(**arguments)
+    return faq_keras.plan_of(
+        faq_keras.apply(model, 4, calibration_data=networks.images(20), policy=rules)
+    )
+
+
+def test_first_and_last_follow_the_graph(graph):
+    # The shortcut's convolution stands last in Keras' list, but is neither.
+    assert policy.first_layers(graph) == {"conv2d"}
+    assert policy.last_layers(graph) == {"dense"}
+
+
+def test_a_network_may_have_several_first_layers():
+    inputs = keras.Input((8, 8, 3))
+    a = layers.Conv2D(4, 1, name="a")(inputs)
+    b = layers.Conv2D(4, 3, padding="same", name="b")(inputs)
+    graph = read_graph(keras.Model(inputs, layers.Add()([a, b])))
+    assert policy.first_layers(graph) == policy.last_layers(graph) == {"a", "b"}
+
+
+def test_the_last_relu_is_found_behind_the_pool(graph):
+    assert policy.last_activations(graph) == {"add_1", "global_average_pooling2d", "dense"}
+
+
+def test_percentiles_are_the_papers(graph):
+    settings = PlanSettings(weight_bits=4, activation_bits=4)
+    bits = policy.layer_bits(graph, settings, Policy())
+    chosen = policy.percentiles(graph, bits, None)
+    assert chosen["conv2d_1"] == 99.9  # a 4-bit ReLU
+    assert chosen["add_1"] == 99.99  # the last ReLU, 8 bits
+    assert chosen["conv2d_2"] == 99.99  # a branch, 8 signed bits
+    assert chosen["image"] == chosen["dense"] == 100.0
+    assert policy.percentiles(graph, bits, 98.0)["conv2d_1"] == 98.0
+
+
+def test_overrides_win_and_the_last_match_counts():
+    plan = plan_with(overrides={"conv2d_[12]": 8, "conv2d_1": (3, 5), "dense": 4})
+    assert (plan["conv2d_1"].kernel.bits, plan["conv2d_1"].output.bits) == (3, 5)
+    assert plan["conv2d_2"].kernel.bits == 8
+    assert plan["conv2d_3"].kernel.bits == 4
+    assert plan["dense"].kernel.bits == 4
+
+
+def test_first_last_bits():
+    plan = plan_with(first_last_bits=4)
+    assert {layer.kernel.bits for layer in plan.layers if layer.kernel} == {4}
+    assert plan["add_1"].output.bits == 4
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("paper", -4), (-3, -3)])
+def test_bn_exponents_can_be_fixed(setting, expected):
+    plan = plan_with(bn_exponent=setting)
+    assert {p.multiplier.exponent for p in plan.layers if p.multiplier} == {expected}
+
+
+def test_clip_reading_doubles_the_range():
+    total, double = plan_with(), plan_with(clip_reading="plus_minus")
+    assert double["conv2d_1"].kernel.clip_stds == 2 * total["conv2d_1"].kernel.clip_stds == 8.24
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"overrides": {"nothing": 8}}, "'nothing' matches no quantized layer; there are: conv2d"),
+        ({"overrides": {"conv2d": 9}}, "override of 'conv2d' must be an integer from 2 to 8"),
+        ({"first_last_bits": 16}, "first_last_bits must be"),
+        ({"bn_exponent": "auto"}, "bn_exponent must be"),
+        ({"clip_reading": "half"}, "clip_reading must be"),
+    ],
+)
+def test_bad_policies_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        plan_with(**arguments)
+
+
+def test_relu6_limits_the_codes():
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.ReLU(6.0)(layers.Conv2D(4, 3, name="c")(layers.Rescaling(40.0)(inputs)))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    plan = faq_keras.plan_of(
+        faq_keras.apply(model, 8, calibration_data=networks.images(20), percentile=100)
+    )
+    spec = plan["c"].output
+    assert spec.exponent == -5
+    assert spec.limit == spec.highest == 192  # 192 / 32 = 6
+
+
+def test_the_largest_calibrated_logit_keeps_a_code(graph):
+    for bits in (8, 16):
+        for largest in (0.9, 1.0, 7.97, 12.3, 100.0):
+            exponent = policy._logits_exponent(largest, bits)
+            assert round(largest / 2.0**exponent) <= 2 ** (bits - 1) - 1
+            assert round(largest / 2.0 ** (exponent - 1)) > 2 ** (bits - 1) - 1
