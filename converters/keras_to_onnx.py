@@ -11,13 +11,14 @@ BatchNorm is folded into the convolutions by tf2onnx. Quantized networks have a 
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
-import onnx2torch
 import tensorflow as tf
 import tf2onnx
 
@@ -29,6 +30,7 @@ from faq_keras.converters.parity import (
     onnx_runner,
 )
 from faq_keras.converters.torch_to_keras import torch_runner
+from faq_keras.converters.torch_to_onnx import import_torchvision
 from faq_keras.files import atomic_write
 
 OPSET = 15
@@ -64,7 +66,7 @@ def to_onnx(
         start = time.perf_counter()
         _write(model, partial)
         seconds = time.perf_counter() - start
-        module = onnx2torch.convert(str(partial))
+        module = _import_onnx2torch().convert(str(partial))
         originals = {"onnxruntime": onnx_runner(partial), "onnx2torch": torch_runner(module)}
         report = compare(model, originals, images, seconds)
         report.require()
@@ -89,3 +91,9 @@ def _write(model: keras.Model, path: Path) -> None:
             f"tf2onnx cannot write {model.name!r}: {first_line(error)}. Grouped convolutions and "
             "custom layers are known not to work."
         ) from error
+
+
+def _import_onnx2torch() -> Any:
+    """The library; it imports torchvision, which needs the help of `import_torchvision`."""
+    import_torchvision()
+    return importlib.import_module("onnx2torch")

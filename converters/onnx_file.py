@@ -115,6 +115,19 @@ def read_onnx(
         OSError: The file cannot be read.
     """
     file = Path(path)
+    try:
+        return _read(file, supported, input_shape)
+    except (ConversionError, OSError):
+        raise
+    except Exception as error:  # names that are no text, attributes without a type, ...
+        raise ConversionError(
+            f"{file} is damaged ({first_line(error)}). Export it again."
+        ) from error
+
+
+def _read(
+    file: Path, supported: frozenset[str], input_shape: tuple[int, int, int] | None
+) -> tuple[OnnxNetwork, dict[str, np.ndarray]]:
     model = _parse(file)
     opset = _opset(model, file)
     _refuse_unsupported(model, supported, file)

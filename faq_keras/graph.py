@@ -160,7 +160,7 @@ def read_graph(model: keras.Model) -> Graph:
         ValueError: If the model has no graph (subclassed), is not built, or contains something that
             cannot be quantized: every such layer is listed.
     """
-    functional = _functional(model)
+    functional = functional_of(model)
     reader = _Reader()
     reader.visit(functional)
     outputs = tuple(reader.producer[id(tensor)] for tensor in functional.outputs)
@@ -173,7 +173,12 @@ def read_graph(model: keras.Model) -> Graph:
     return graph
 
 
-def _functional(model: Any) -> Any:
+def functional_of(model: Any) -> Any:
+    """The functional model behind a model: itself, or what a Sequential keeps inside.
+
+    Raises:
+        ValueError: If it has none: a subclassed, unbuilt, tf_keras or no model.
+    """
     if is_tf_keras(model):
         raise ValueError(
             f"Model '{model.name}' belongs to tf_keras (Keras 2). Load it with Keras 3, which "
@@ -231,7 +236,7 @@ class _Reader:
                 self._add(operation, call, functional.name)
 
     def _visit_nested(self, model: keras.Model, call: Any) -> None:
-        inner = _functional(model)
+        inner = functional_of(model)
         if id(inner) in self._seen:
             self.problems.append(f"Model '{model.name}' is called more than once (shared weights)")
             return

@@ -212,7 +212,7 @@ def test_heads_and_inputs(logits_bits, input_type, tmp_path):
 
 
 def test_channels_whose_multiplier_vanishes_are_constants(tmp_path):
-    """gamma = 0 (or far below the largest) makes the channel its beta, on the device as in Keras."""
+    """gamma = 0 (or far below the largest) makes the channel its beta, as in Keras."""
     model = networks.tiny_resnet()
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):

@@ -250,3 +250,26 @@ def test_no_module_but_compat_imports_tfmot():
         if "import tensorflow_model_optimization" in path.read_text() and path.name != "compat.py"
     ]
     assert offenders == []
+
+
+def test_sequential_models(x, tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(4, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(3, activation="softmax"),
+        ]
+    )
+    q = faq_keras.apply(model, 8, calibration_data=x)
+    np.testing.assert_allclose(q.predict(x, verbose=0), model.predict(x, verbose=0), atol=0.05)
+    assert faq_keras.export_tflite(q, tmp_path / "m.tflite", verify=x).mismatches == 0
+    f = faq_keras.to_float(q)
+    np.testing.assert_allclose(f.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6)
+
+
+def test_the_plan_remembers_the_recipe(q, x, tmp_path):
+    faq_keras.fine_tune(q, (x, np.arange(48) % 5), "w4a4", epochs=1, verbose=0, workdir=tmp_path)
+    assert faq_keras.plan_of(q).settings.recipe == "w4a4"
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert faq_keras.plan_of(loaded) == QuantPlan.load(tmp_path / "plan.json")

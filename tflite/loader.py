@@ -23,6 +23,7 @@ from ai_edge_litert import schema_py_generated as schema
 from faq_keras.files import atomic_write
 from faq_keras.tflite import flatbuffer, model_file
 from faq_keras.tflite.model_file import ModelFile
+from faq_keras.tflite.preprocessing import preprocess
 from faq_keras.tflite.runtimes import Session, runtime
 
 Codes = npt.NDArray[np.generic]
@@ -65,7 +66,9 @@ class Runner:
         """
         details = self._session.input_details
         feed = self._named(x)
-        codes = {d["name"]: _encode(np.asarray(feed[d["name"]]), d) for d in details}
+        steps = self.file.metadata.get("preprocessing", ())
+        values = {d["name"]: preprocess(feed[d["name"]], steps) for d in details}
+        codes = {d["name"]: _encode(values[d["name"]], d) for d in details}
         outputs = self._run(self._session, codes)
         return _single(
             {d["name"]: _decode(outputs[d["name"]], d) for d in self._session.output_details}
@@ -142,7 +145,13 @@ class Runner:
 
     def _run(self, session: Session, feed: Mapping[str, Any]) -> dict[str, Codes]:
         codes = {d["name"]: _checked(feed[d["name"]], d) for d in session.input_details}
-        return session.run(codes)
+        try:
+            return session.run(codes)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"'{self.file.name}' failed on the runtime '{self.runtime_name}': {reason}"
+            ) from error
 
 
 def load(path: str | os.PathLike[str], runtime: str = "xnnpack", num_threads: int = 1) -> Runner:

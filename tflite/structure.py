@@ -19,8 +19,9 @@ from ai_edge_litert import schema_py_generated as schema
 
 from faq_keras.tflite import flatbuffer
 
-# No tensor of a network is larger; it keeps products of sizes inside 32 bits.
-_MAX_ELEMENTS = 2**31 - 1
+# Larger tensors do not occur; the limit keeps sizes inside 32 bits and a damaged file from eating
+# all memory.
+_MAX_BYTES = 2**31 - 1
 # Types of quantized activations, whose kernels read scales without asking whether there are any.
 _QUANTIZED_TYPES = ("int8", "uint8", "int16")
 # Operators whose output has the type of their first input, and how many inputs they cannot lack.
@@ -73,12 +74,15 @@ def _tensor_problems(model: schema.ModelT, tensor: schema.TensorT) -> Iterator[s
         yield f"{name} has the unknown type {tensor.type}"
         return
     sizes = [] if tensor.shape is None else [int(size) for size in tensor.shape]
-    if min(sizes, default=0) < 0 or flatbuffer.element_count(tensor) > _MAX_ELEMENTS:
+    needed = flatbuffer.byte_count(tensor) or flatbuffer.element_count(tensor)
+    if min(sizes, default=0) < 0 or needed > _MAX_BYTES:
         yield f"{name} has the impossible shape {sizes}"
         return
-    signature = tensor.shapeSignature
-    if signature is not None and len(signature) not in (0, len(sizes)):
-        yield f"{name} has {len(sizes)} dimensions and a signature of {len(signature)}"
+    signature = _indices(tensor.shapeSignature) or sizes
+    if len(signature) != len(sizes) or any(
+        resizable not in (-1, size) for resizable, size in zip(signature, sizes, strict=True)
+    ):
+        yield f"{name} has the shape {sizes} and the signature {signature}"
     if not 0 <= tensor.buffer < len(model.buffers):
         yield f"{name} points to buffer {tensor.buffer} of {len(model.buffers)}"
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,9 +41,11 @@ def load_model(path: str) -> keras.Model:
         raise ValueError(f"{path} does not exist.")
     if Path(path).suffix != ".keras":
         raise ValueError(f"{path} is not a .keras file.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not a readable Keras model: it is truncated or no zip file.")
     try:
         model = keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{path} is not a readable Keras model: {reason[0]}") from error
     if not isinstance(model, keras.Model):
@@ -50,25 +53,32 @@ def load_model(path: str) -> keras.Model:
     return model
 
 
-def load_inputs(path: str) -> npt.NDArray[np.generic]:
+def load_inputs(path: str, model: keras.Model) -> npt.NDArray[np.number]:
     """Model inputs from a `.npz` (its array `x`, or its only one) or `.npy` file.
 
     Raises:
-        ValueError: If the file is missing or holds no such array.
+        ValueError: If the file is missing or holds no such array of numbers that the model takes.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist.")
     try:
         data = np.load(path, allow_pickle=False)
-        if isinstance(data, np.ndarray):
-            return data
-        with data:
-            names = list(data.files)
-            if "x" in names or len(names) == 1:
-                return data["x" if "x" in names else names[0]]
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        arrays = {"x": data} if isinstance(data, np.ndarray) else dict(data)
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a readable .npz or .npy file: {error}.") from error
-    raise ValueError(f"{path} holds the arrays {', '.join(names)}: name the model inputs 'x'.")
+    if "x" not in arrays and len(arrays) != 1:
+        names = ", ".join(arrays) or "none"
+        raise ValueError(f"{path} holds the arrays {names}: name the model inputs 'x'.")
+    x = arrays.get("x", next(iter(arrays.values())))
+    if not np.issubdtype(x.dtype, np.number) or not np.isfinite(x).all():
+        raise ValueError(f"{path} holds {x.dtype.name} values that are not all finite numbers.")
+    wanted = model.input_shape
+    fits = x.ndim == len(wanted) and len(x) > 0 and x.shape[1:] == tuple(wanted[1:])
+    if not fits:
+        raise ValueError(
+            f"{path} holds inputs of the shape {x.shape}; the model '{model.name}' takes {wanted}."
+        )
+    return x
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:

@@ -10,6 +10,8 @@ Example: faq export runs/r20/model.keras --output=r20_int4.tflite --weights=int4
 
 from __future__ import annotations
 
+from typing import Any
+
 from absl import flags
 
 from faq_keras import deployment
@@ -48,11 +50,12 @@ def main(arguments: list[str]) -> int:
         raise ValueError(
             f"--output={_OUTPUT.value} does not end in .tflite, the format this command writes."
         )
-    inputs = (
-        common.load_inputs(_VERIFY_DATA.value) if _VERIFY_DATA.value else deployment.RANDOM_INPUTS
-    )
+    model = common.load_model(source)
+    inputs: Any = deployment.RANDOM_INPUTS
+    if _VERIFY_DATA.value:
+        inputs = common.load_inputs(_VERIFY_DATA.value, model)
     report = deployment.export_tflite(
-        common.load_model(source),
+        model,
         _OUTPUT.value,
         _WEIGHTS.value,
         inputs,

@@ -59,7 +59,7 @@ def dispatch(arguments: list[str]) -> int:
     except (flags.Error, ValueError, OSError) as error:
         if debug:
             raise
-        hint = f"`faq {command} --help` lists the flags." if isinstance(error, flags.Error) else ""
+        hint = f"(`faq {command} --help` lists the flags)" if isinstance(error, flags.Error) else ""
         return _fail(command, str(error), hint)
     except KeyboardInterrupt:
         return _fail(command, "interrupted") + 129

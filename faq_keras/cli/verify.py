@@ -28,13 +28,14 @@ _JSON = flags.DEFINE_string("json", None, "also write the report to this file", 
 
 def main(arguments: list[str]) -> int:
     """Compares one file with its model."""
-    model, file = common.positional(arguments, "MODEL.keras", "m.tflite")
+    source, file = common.positional(arguments, "MODEL.keras", "m.tflite")
     if not _DATA.value:
         raise ValueError("--data is missing: name an .npz file whose array x holds model inputs.")
+    model = common.load_model(source)
     report = deployment.verify(
-        common.load_model(model),
+        model,
         file,
-        common.load_inputs(_DATA.value),
+        common.load_inputs(_DATA.value, model),
         runtimes=_RUNTIMES.value,
         num_threads=_NUM_THREADS.value,
     )

@@ -375,9 +375,7 @@ def _max_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
 
 def _pad(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
     paddings = np.array([(0, 0), *layer.padding, (0, 0)], np.int32)
-    constant = lowering.tensor(
-        Tensor(f"{layer.name}/paddings", (4, 2), "int32", bits=32, data=paddings)
-    )
+    constant = lowering.tensor(_layout(f"{layer.name}/paddings", paddings))
     output = lowering.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
     return lowering.op("pad", layer.name, [inputs[0], constant], output)
 
@@ -388,9 +386,17 @@ def _reshape(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
 
 def _reshape_to(lowering: _Lowering, name: str, source: str, shape: tuple[int, ...]) -> str:
     target = np.array((-1, *shape), np.int32)
-    constant = lowering.tensor(Tensor(f"{name}/shape", target.shape, "int32", bits=32, data=target))
+    constant = lowering.tensor(_layout(f"{name}/shape", target))
     output = lowering.like(source, name, (None, *shape))
     return lowering.op("reshape", name, [source, constant], output, shape=(-1, *shape))
+
+
+def _layout(name: str, data: npt.NDArray[np.int32]) -> Tensor:
+    """A constant that says where codes go: paddings, a shape."""
+    int32 = np.iinfo(np.int32)
+    return Tensor(
+        name, data.shape, "int32", bits=32, lowest=int32.min, highest=int32.max, data=data
+    )
 
 
 def _same(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:

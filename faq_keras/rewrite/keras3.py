@@ -11,12 +11,13 @@ holds its own entry, and `plan_of` collects them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
-from faq_keras.graph import Graph, Node, evaluate, layer_calls
+from faq_keras.graph import Graph, Node, evaluate, functional_of, layer_calls
 from faq_keras.layers import QUANTIZED_LAYERS, QuantizedInput, QuantizedLayer
 from faq_keras.plan import QuantPlan
 
@@ -55,8 +56,9 @@ def quantize_model(model: keras.Model, graph: Graph, plan: QuantPlan) -> keras.M
         return layer(inputs if node.kind == "add" else inputs[0])
 
     values = evaluate(graph, symbolic, call)
-    outputs = keras.tree.pack_sequence_as(model.output, [values[name] for name in graph.outputs])
-    inputs = keras.tree.pack_sequence_as(model.input, [symbolic[name] for name in graph.inputs])
+    template = functional_of(model)
+    outputs = keras.tree.pack_sequence_as(template.output, [values[n] for n in graph.outputs])
+    inputs = keras.tree.pack_sequence_as(template.input, [symbolic[n] for n in graph.inputs])
     quantized = keras.Model(inputs, outputs, name=model.name)
     copies.transfer_weights()
     return quantized
@@ -130,6 +132,13 @@ def plan_of(model: keras.Model) -> QuantPlan:
             f"faq_keras.apply."
         )
     return QuantPlan(settings[0], tuple(layer.plan for layer in layers))
+
+
+def record_recipe(model: keras.Model, name: str) -> None:
+    """Notes in a quantized model's plan what it was fine-tuned by; other models are left alone."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, QuantizedInput):
+            layer.settings = dataclasses.replace(layer.settings, recipe=name)
 
 
 class _LayerCopies:

@@ -6,9 +6,9 @@ another value, compared, and saved:
 
     >>> rate = Exponential(start=0.0015, factor=0.936)      # W4A4, 110 epochs (paper, section 3.3)
     >>> rate(0), rate(109)
-    (0.0015, 1.1102...e-06)
+    (0.0015, 1.1095803869685326e-06)
     >>> rate.stretched(of=110, to=30)(29)                   # the same start and end in 30 epochs
-    1.3265...e-06
+    1.3235992372206163e-06
 """
 
 from __future__ import annotations

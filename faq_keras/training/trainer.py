@@ -22,7 +22,7 @@ import tensorflow as tf
 from faq_keras.compat import is_tf_keras
 from faq_keras.files import atomic_write
 from faq_keras.layers import QuantizedLayer
-from faq_keras.rewrite.keras3 import plan_of
+from faq_keras.rewrite.keras3 import plan_of, record_recipe
 from faq_keras.training.callbacks import MetricsLog, NaNAlarm
 from faq_keras.training.losses import classification_loss
 from faq_keras.training.recipes import Recipe
@@ -96,6 +96,7 @@ def fine_tune(
         callbacks=[*course.callbacks, NaNAlarm(), *callbacks, *_logs(folder)],
         verbose=_verbosity(verbose),
     )
+    record_recipe(model, course.name)
     if folder is not None:
         _save(model, folder)
     return history

@@ -34,7 +34,7 @@ def test_an_unknown_command_gets_a_hint(faq):
 def test_a_wrong_flag_points_to_the_help(refused, arguments, message):
     error = refused(*arguments)
     assert message in error
-    assert f"`faq {arguments[0]} --help` lists the flags." in error
+    assert f"(`faq {arguments[0]} --help` lists the flags)" in error
 
 
 @pytest.mark.parametrize(
@@ -184,23 +184,28 @@ def test_a_data_file_of_pickles_is_refused(refused, files, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "x",
+    ("x", "message"),
     [
-        images(4, (9, 8, 3)),
-        images(4, (8, 8, 1)),
-        images(1)[0],
-        np.zeros((0, 8, 8, 3), np.float32),
-        np.full((2, 8, 8, 3), "a"),
-        np.full((2, 8, 8, 3), np.nan, np.float32),
+        (images(4, (9, 8, 3)), "(4, 9, 8, 3); the model 'tiny_resnet' takes (None, 8, 8, 3)"),
+        (images(4, (8, 8, 1)), "(4, 8, 8, 1); the model 'tiny_resnet' takes (None, 8, 8, 3)"),
+        (images(1)[0], "(8, 8, 3); the model 'tiny_resnet' takes (None, 8, 8, 3)"),
+        (images(0), "(0, 8, 8, 3); the model 'tiny_resnet' takes (None, 8, 8, 3)"),
+        (np.full((2, 8, 8, 3), "a"), "not all finite numbers"),
+        (np.full((2, 8, 8, 3), np.nan, np.float32), "not all finite numbers"),
     ],
     ids=["size", "channels", "no batch", "empty", "text", "NaN"],
 )
-def test_inputs_that_do_not_fit_the_model(refused, files, tmp_path, x):
+def test_inputs_that_do_not_fit_the_model(refused, files, tmp_path, x, message):
     path = tmp_path / "wrong.npz"
     np.savez(path, x=x)
-    refused("verify", files["model"], files["int8"], f"--data={path}")
     target = tmp_path / "m.tflite"
-    refused("export", files["model"], f"--output={target}", f"--verify_data={path}")
+    for arguments in (
+        ("verify", files["model"], files["int8"], f"--data={path}"),
+        ("export", files["model"], f"--output={target}", f"--verify_data={path}"),
+    ):
+        error = refused(*arguments)
+        assert str(path) in error
+        assert message in error
     assert [file.name for file in tmp_path.iterdir()] == ["wrong.npz"]
 
 

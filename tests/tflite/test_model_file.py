@@ -78,6 +78,10 @@ BROKEN = {
         _set(lambda m: _graph(m).tensors[0], "shape", np.array([1, -5, 3, 3], np.int32)),
         "has the impossible shape",
     ),
+    "shape signature": (
+        _set(lambda m: _graph(m).tensors[0], "shapeSignature", np.array([-1, 9, 16, 3], np.int32)),
+        r"has the shape \[1, 16, 16, 3\] and the signature \[-1, 9, 16, 3\]",
+    ),
     "too large": (
         _set(lambda m: _graph(m).tensors[0], "shape", np.array([65536] * 4, np.int32)),
         "has the impossible shape",
@@ -143,6 +147,24 @@ def test_a_model_that_the_runtime_refuses_is_named(files, tmp_path):
         ValueError, match=r"cannot be run\. The runtime 'xnnpack' refuses the model"
     ):
         loader.load(path)
+
+
+def test_a_model_that_fails_while_running_is_named(files, tmp_path):
+    """A RESHAPE to batch 1 is found out only when a larger batch comes."""
+
+    def change(model):
+        operator = _graph(model).operators[-1]
+        code = model.operatorCodes[operator.opcodeIndex]
+        assert flatbuffer.OP_NAMES[code.builtinCode] == "FULLY_CONNECTED"
+        reshape = next(
+            t for t in _graph(model).tensors if flatbuffer.tensor_name(t).startswith("shape")
+        )
+        model.buffers[reshape.buffer].data = np.array([1, 8], np.int32).view(np.uint8)
+
+    path = broken(files["int8"], tmp_path, change)
+    runner = loader.load(path)
+    with pytest.raises(ValueError, match=r"failed on the runtime 'xnnpack'|cannot be run"):
+        runner.run_int8(runner.random_inputs(3))
 
 
 @pytest.mark.parametrize("seed", range(20))
