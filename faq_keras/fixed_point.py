@@ -226,6 +226,27 @@ def tf_quantize(
     return straight_through(x)
 
 
+def tf_quantize_training(x: tf.Tensor, exponent: int, lowest: int, highest: int) -> tf.Tensor:
+    """`tf_quantize` for training: one fused op forward, one backward.
+
+    `tf.quantization.fake_quant_*` rounds halves up. Behind a batch normalization with batch
+    statistics there are no exact halves, so only inference has to round as the device does. Ranges
+    that the fused op does not have (a limit inside them) and logits take `tf_quantize`.
+
+    Args:
+        x: Float tensor of any shape.
+        exponent: `l`.
+        lowest: Smallest code; 0 makes this a quantized ReLU.
+        highest: Largest code.
+    """
+    bits = (highest - lowest).bit_length()
+    if highest - lowest != 2**bits - 1 or bits > 8:
+        return tf_quantize(x, exponent, lowest, highest, HALF_UP)
+    return tf.quantization.fake_quant_with_min_max_args(
+        x, min=lowest * 2.0**exponent, max=highest * 2.0**exponent, num_bits=bits
+    )
+
+
 def tf_straight_through(x: tf.Tensor, quantized: tf.Tensor) -> tf.Tensor:
     """Exactly `quantized`, with the gradient of `x` (`x + (quantized - x)` would round)."""
 

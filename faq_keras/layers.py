@@ -164,7 +164,7 @@ class QuantizedKernelLayer(QuantizedLayer):
         else:
             folded = self.fold()
             x = arithmetic.apply_folded(self.accumulate(inputs, folded.kernel), folded)
-        return self.quantize_config.output_quantizer(x)
+        return self.quantize_config.output_quantizer(x, training)
 
     def _train_batch_norm(self, inputs: tf.Tensor) -> tf.Tensor:
         layer = self.kernel_layer
@@ -230,9 +230,9 @@ class QuantizedDense(QuantizedKernelLayer):
 class QuantizedAdd(QuantizedLayer):
     """Add [+ ReLU] of two tensors as one ADD; rounds half up, as XNNPACK does."""
 
-    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+    def call(self, inputs: Sequence[tf.Tensor], training: bool = False) -> tf.Tensor:
         """Adds two tensors of one shape."""
-        return self.quantize_config.output_quantizer(inputs[0] + inputs[1])
+        return self.quantize_config.output_quantizer(inputs[0] + inputs[1], training)
 
 
 @register
@@ -251,10 +251,10 @@ class QuantizedAveragePooling2D(QuantizedLayer):
 class QuantizedGlobalAveragePooling2D(QuantizedLayer):
     """GlobalAveragePooling2D as a DEPTHWISE_CONV_2D with ones: the mean has its own exponent."""
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Averages `[batch, height, width, channels]` over height and width."""
         pool = self.float_layers[0]
-        y = self.quantize_config.output_quantizer(arithmetic.global_average(inputs))
+        y = self.quantize_config.output_quantizer(arithmetic.global_average(inputs), training)
         return y if pool.keepdims else tf.squeeze(y, axis=[1, 2])
 
 

@@ -88,8 +88,12 @@ class ActivationQuantizer(_StatelessQuantizer):
     def __call__(
         self, inputs: tf.Tensor, training: bool = False, weights: Any = None, **kwargs: Any
     ) -> tf.Tensor:
-        """Quantizes a float activation tensor of any shape."""
+        """Quantizes a float activation tensor of any shape; exact rounding in inference only."""
         spec = self.spec
+        if training:
+            return fixed_point.tf_quantize_training(
+                inputs, spec.exponent, spec.lowest, spec.highest
+            )
         return fixed_point.tf_quantize(
             inputs, spec.exponent, spec.lowest, spec.highest, self.rounding
         )

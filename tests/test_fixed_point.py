@@ -163,3 +163,26 @@ def test_straight_through_gives_the_quantized_value_exactly():
         y = fp.tf_straight_through(x, quantized)
     assert y.numpy().tolist() == [1.0, 0.125]
     assert tape.gradient(y, x).numpy().tolist() == [1.0, 1.0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(VECTORS, st.integers(2, 8), EXPONENTS, st.booleans())
+def test_the_fused_op_of_training_rounds_half_up(x, bits, exponent, signed):
+    lowest, highest = fp.code_range(bits, signed, symmetric=False)
+    codes = np.clip(fp.round_codes(np.ldexp(x, -exponent), fp.HALF_UP), lowest, highest)
+    got = fp.tf_quantize_training(tf.constant(x), exponent, lowest, highest).numpy()
+    off = np.abs(got / 2.0**exponent - codes)
+    near_half = np.abs(np.ldexp(np.float64(x), -exponent) % 1 - 0.5) < 1e-4
+    assert np.all((off == 0) | (near_half & (off == 1)))
+
+
+@pytest.mark.parametrize(("lowest", "highest"), [(0, 12), (0, 15), (-128, 127), (-32768, 32767)])
+def test_gradient_of_the_fused_op_is_the_straight_through_one(lowest, highest):
+    x = tf.constant([-4e4, -100.0, -0.6, 0.3, 11.7, 13.0, 100.0, 4e4])
+    gradients = []
+    for function in (fp.tf_quantize_training, fp.tf_quantize):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x, 0, lowest, highest)
+        gradients.append(tape.gradient(y, x).numpy().tolist())
+    assert gradients[0] == gradients[1]

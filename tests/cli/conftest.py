@@ -1,4 +1,4 @@
-"""Real files of a tiny quantized network, and a way to run `faq` commands inside the test process."""
+"""Real files of a tiny quantized network, and a way to run `faq` commands in this process."""
 
 import dataclasses
 

@@ -54,7 +54,7 @@ def test_export_compares_given_inputs(faq, files, tmp_path):
 
 
 def test_flags_do_not_outlive_a_call(faq, files, tmp_path):
-    """The second call has --weights=int8 and --input_type=int8 again, whatever the first one said."""
+    """The second call has the defaults again, whatever the first one said."""
     first, second = tmp_path / "first.tflite", tmp_path / "second.tflite"
     flags = ("--weights=int4", "--input_type=float32")
     assert faq("export", files["model"], f"--output={first}", *flags).status == 0

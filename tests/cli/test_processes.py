@@ -1,4 +1,4 @@
-"""The command line as a process of its own: exit status, streams, and being killed in the middle."""
+"""The command line as a process of its own: exit status, streams, being killed in the middle."""
 
 import os
 import signal

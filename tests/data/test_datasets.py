@@ -1,0 +1,145 @@
+"""Real images in the stated form, wherever they lie; and a message where they do not."""
+
+import gzip
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from faq_keras.data import datasets
+
+FILES = tuple(datasets._FILES.values())
+
+
+def check_form(data, train, test):
+    """Shapes, dtypes and ranges that the module promises."""
+    for x, y, count in (
+        (data.x_train, data.y_train, train),
+        (data.x_test, data.y_test, test),
+    ):
+        assert x.shape == (count, 28, 28, 1)
+        assert x.dtype == np.float32
+        assert x.min() == 0
+        assert x.max() == 1
+        assert y.shape == (count,)
+        assert y.dtype == np.int64
+        assert set(y) == set(range(10))
+
+
+@pytest.fixture
+def folder(data_dir, tmp_path):
+    """A copy of the Fashion-MNIST files that a test may damage."""
+    for name in FILES:
+        shutil.copyfile(data_dir / "fashion-mnist" / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def nowhere(monkeypatch, tmp_path):
+    """A machine without Fashion-MNIST and without a network."""
+
+    def no_network():
+        raise Exception("URL fetch failure: no network")
+
+    monkeypatch.setattr(datasets, "_DEBIAN", str(tmp_path / "debian"))
+    monkeypatch.setattr(keras.config, "keras_home", lambda: str(tmp_path / "keras"))
+    monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", no_network)
+    return tmp_path
+
+
+def test_mnist5k_comes_with_a_package():
+    data = datasets.load("mnist5k")
+    check_form(data, 4500, 500)
+    assert data.name == "mnist5k"
+
+
+def test_mnist5k_is_always_split_alike_and_the_parts_are_disjoint():
+    data, again = datasets.load("mnist5k"), datasets.load("mnist5k")
+    assert (data.x_test == again.x_test).all()
+    assert (data.y_train == again.y_train).all()
+    test = {image.tobytes() for image in data.x_test}
+    assert not test & {image.tobytes() for image in data.x_train}
+
+
+def test_fashion_mnist_from_a_folder(data_dir):
+    folder = data_dir / "fashion-mnist"
+    data = datasets.load("fashion_mnist", str(folder))
+    check_form(data, 60_000, 10_000)
+    assert data.name == "fashion_mnist"
+    assert data.source == str(folder)
+    assert list(data.y_train[:5]) == [9, 0, 0, 3, 0]
+    assert (np.bincount(data.y_test) == 1000).all()
+
+
+@pytest.mark.parametrize("place", ["debian", "keras/datasets/fashion-mnist"])
+def test_auto_finds_the_folders_of_debian_and_keras(nowhere, data_dir, place):
+    (nowhere / place).mkdir(parents=True)
+    for name in FILES:
+        (nowhere / place / name).symlink_to(data_dir / "fashion-mnist" / name)
+    data = datasets.load("auto")
+    assert data.name == "fashion_mnist"
+    assert data.source == str(nowhere / place)
+
+
+def test_auto_takes_the_embedded_images_and_says_so(nowhere, capsys):
+    assert datasets.load("auto").name == "mnist5k"
+    assert "taking the 5,000 embedded MNIST images" in capsys.readouterr().err
+
+
+def test_fashion_mnist_that_cannot_be_had_is_an_error(nowhere):
+    with pytest.raises(ValueError, match=r"no network.*--data_dir.*--dataset=mnist5k"):
+        datasets.load("fashion_mnist")
+
+
+@pytest.mark.parametrize("name", ["auto", "fashion_mnist"])
+@pytest.mark.parametrize("file", FILES)
+def test_a_missing_file_is_named(folder, name, file):
+    (folder / file).unlink()
+    with pytest.raises(ValueError, match=f"lacks {file} of Fashion-MNIST"):
+        datasets.load(name, str(folder))
+
+
+def test_a_missing_folder_lacks_all_files(tmp_path):
+    with pytest.raises(ValueError, match=f"none lacks {', '.join(FILES)}"):
+        datasets.load("fashion_mnist", str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("part", [0, 0.0001, 0.5, 0.999])
+@pytest.mark.parametrize("file", [FILES[2], FILES[3]])
+def test_a_truncated_file(folder, file, part):
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(ValueError, match=f"Cannot read .*{file}"):
+        datasets.load("fashion_mnist", str(folder))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0\0\x08",
+        b"\0\0\x08\x03\0\0",
+        b"\0\0\x08\x01\0\0\0\x05abc",
+        b"\0\0\x08\x01\0\0\0\x02abc",
+        b"\0\0\x0d\x01\0\0\0\x01abcd",
+        b"P5 28 28 255 an image",
+    ],
+    ids=["empty", "magic", "sizes", "few values", "many values", "floats", "other"],
+)
+def test_a_file_that_is_no_idx(folder, content):
+    (folder / FILES[3]).write_bytes(gzip.compress(content))
+    with pytest.raises(ValueError, match=f"Cannot read .*{FILES[3]}"):
+        datasets.load("fashion_mnist", str(folder))
+
+
+def test_images_and_labels_of_different_numbers(folder):
+    """The labels of the training images in the place of the test images'."""
+    shutil.copyfile(folder / FILES[1], folder / FILES[3])
+    with pytest.raises(ValueError, match="10,000 images and 60,000 labels"):
+        datasets.load("fashion_mnist", str(folder))
+
+
+def test_an_unknown_name_lists_what_there_is():
+    with pytest.raises(ValueError, match=r"'cifar100'.*auto, mnist5k, fashion_mnist"):
+        datasets.load("cifar100")
