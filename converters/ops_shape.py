@@ -1,12 +1,12 @@
 """Ops that move numbers around without computing: reshape, transpose, slice, pad, concatenate.
 
-The one idea: Keras' padding and cropping layers treat the axes of their `data_format`, whatever
-those hold. `ZeroPadding2D(((0, 0), (8, 8)), data_format="channels_first")` pads the last two axes,
-which in a channels-last network are width and *channels*: the shortcut of a CIFAR ResNet (option A)
-is two standard layers, and no Lambda is needed:
+The one idea: Keras' padding and cropping layers treat height and width only, but a channels-last
+image [height, width, channels] is, without moving a number, also an image of `height * width` rows,
+`channels` columns and one channel. Seen like that its channels can be padded and cropped, and the
+shortcut of a CIFAR ResNet (option A) is standard layers, without a Lambda:
 
-    Slice(x, ::2, ::2)         ->  keras.layers.MaxPooling2D(1, strides=2)
-    Pad(x, 8 channels a side)  ->  keras.layers.ZeroPadding2D(..., data_format="channels_first")
+    Slice(x, ::2, ::2)         ->  MaxPooling2D(1, strides=2)
+    Pad(x, 8 channels a side)  ->  Reshape, ZeroPadding2D(((0, 0), (8, 8))), Reshape
 """
 
 from __future__ import annotations
@@ -240,10 +240,8 @@ def pad(network: Network, node: Node) -> Value:
     channels, *sides = [(int(before[axis]), int(after[axis])) for axis in (1, 2, 3)]
     name = network.name(node)
     if any(channels):
-        layer = keras.layers.ZeroPadding2D(
-            ((0, 0), channels), data_format="channels_first", name=f"{name}_channels"
-        )
-        value = _image_like(value, network.apply(layer, value.tensor))
+        layer = keras.layers.ZeroPadding2D(((0, 0), channels), name=f"{name}_channels")
+        value = _on_channels(network, value, layer)
     if any(map(any, sides)):
         layer = keras.layers.ZeroPadding2D(tuple(sides), name=name)
         value = _image_like(value, network.apply(layer, value.tensor))
@@ -270,10 +268,9 @@ def _cropped(network: Network, value: Value, ranges: list[range], name: str) -> 
         for r, size in zip(ranges, value.shape, strict=True)
     ]
     if before[0] or after[0]:
-        layer = keras.layers.Cropping2D(
-            ((0, 0), (before[0], after[0])), data_format="channels_first", name=f"{name}_channels"
-        )
-        value = _image_like(value, network.apply(layer, value.tensor))
+        columns = ((0, 0), (before[0], after[0]))
+        layer = keras.layers.Cropping2D(columns, name=f"{name}_channels")
+        value = _on_channels(network, value, layer)
     if any(before[1:] + after[1:]):
         sides = ((before[1], after[1]), (before[2], after[2]))
         layer = keras.layers.Cropping2D(sides, name=f"{name}_crop")
@@ -283,6 +280,15 @@ def _cropped(network: Network, value: Value, ranges: list[range], name: str) -> 
         layer = keras.layers.MaxPooling2D(1, strides=steps, name=name)
         value = _image_like(value, network.apply(layer, value.tensor))
     return value
+
+
+def _on_channels(network: Network, value: Value, layer: keras.layers.Layer) -> Value:
+    """Pads or crops the channels of an image by a layer that treats them as its columns."""
+    channels, height, width = value.shape
+    columns = keras.layers.Reshape((height * width, channels, 1), name=f"{layer.name}_columns")
+    tensor = network.apply(layer, network.apply(columns, value.tensor))
+    back = keras.layers.Reshape((height, width, tensor.shape[2]), name=f"{layer.name}_image")
+    return _image_like(value, network.apply(back, tensor))
 
 
 def _image_like(value: Value, tensor: keras.KerasTensor) -> Value:

@@ -41,6 +41,7 @@ def export_tflite(
     verify: Any = RANDOM_INPUTS,
     *,
     input_type: str = "int8",
+    softmax: bool = False,
     metrics: Mapping[str, float] | None = None,
 ) -> parity.ParityReport | None:
     """Writes a fully integer TFLite file and proves that it computes what the model computes.
@@ -57,6 +58,8 @@ def export_tflite(
         verify: Model inputs to compare all tensors on: array or iterable of batches. By default
             random codes (16 images); None writes the file without running it.
         input_type: "int8", or "uint8" / "float32": a QUANTIZE op in the file converts.
+        softmax: Appends the integer SOFTMAX op. Its tables round in their own way: the claim of
+            exactness ends at the logits.
         metrics: Figures for the model card, such as `{"test_accuracy": 0.914}`.
 
     Returns:
@@ -68,7 +71,7 @@ def export_tflite(
         OSError: If the file cannot be written.
     """
     path = Path(path)
-    program = lower(model, input_type)
+    program = lower(model, input_type, softmax)
     program = dataclasses.replace(program, metadata=_metadata(model, program, weights))
     report = None
     with atomic_write(path) as temporary:
@@ -104,7 +107,7 @@ def verify(
         ValueError: If the file is missing, broken or another model's.
     """
     file = model_file.read(path)
-    program = lower(model, _input_type(file))
+    program = lower(model, file.input_types[0], softmax="SOFTMAX" in file.operators)
     audit.audit(path, program)
     return parity.compare(_expected(model, program, x), program, path, runtimes, num_threads)
 
@@ -124,10 +127,6 @@ def _expected(
     for batch in as_batches(x, batches=1):
         for start in range(0, len(batch), _CHUNK):
             yield codes(batch[start : start + _CHUNK])
-
-
-def _input_type(file: model_file.ModelFile) -> str:
-    return str(file.input_types[0])
 
 
 def _metadata(model: keras.Model, program: IntegerProgram, weights: str) -> dict[str, Any]:

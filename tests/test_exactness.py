@@ -211,6 +211,17 @@ def test_heads_and_inputs(logits_bits, input_type, tmp_path):
         assert np.array_equal(runner(x), q.predict(x, verbose=0))
 
 
+@pytest.mark.parametrize("logits_bits", [8, 16])
+def test_appended_softmax_is_near_kerass(logits_bits, tmp_path):
+    q, x = quantized(dense_net, 8, logits_bits=logits_bits)
+    path = tmp_path / "m.tflite"
+    report = faq_keras.export_tflite(q, path, verify=x, softmax=True)
+    assert report.mismatches == 0
+    assert faq_keras.verify(q, path, x).values == report.values
+    shares = faq_keras.tflite.load(path)(x)
+    np.testing.assert_allclose(shares, q.predict(x, verbose=0), atol=2.0**-7)
+
+
 def test_channels_whose_multiplier_vanishes_are_constants(tmp_path):
     """gamma = 0 (or far below the largest) makes the channel its beta, as in Keras."""
     model = networks.tiny_resnet()

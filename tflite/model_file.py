@@ -56,6 +56,11 @@ class ModelFile:
         return tuple(flatbuffer.type_name(self.graph.tensors[int(i)]) for i in indices)
 
     @property
+    def operators(self) -> tuple[str, ...]:
+        """Names of the main subgraph's operators, in order."""
+        return tuple(flatbuffer.op_name(self.model, op) for op in self.graph.operators or ())
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """What faq_keras wrote about the network; empty for foreign files."""
         for entry in self.model.metadata or ():

@@ -172,6 +172,15 @@ def _quantize(op: Op, program: IntegerProgram, packed: frozenset[str]) -> Encodi
     )
 
 
+def _softmax(op: Op, program: IntegerProgram, packed: frozenset[str]) -> Encoding:
+    options = schema.SoftmaxOptionsT()
+    options.beta = 1.0
+    version, runtime = (
+        (3, "2.3.0") if program.tensors[op.inputs[0]].dtype == "int16" else (2, "1.14.0")
+    )
+    return Encoding(Code.SOFTMAX, version, runtime, Options.SoftmaxOptions, options)
+
+
 def _set_window(options: Any, op: Op) -> None:
     """Strides and padding, which convolutions and pools store alike."""
     options.strideH, options.strideW = op.attributes["strides"]
@@ -188,6 +197,7 @@ _HANDLERS: Mapping[str, Callable[[Op, IntegerProgram, frozenset[str]], Encoding]
     "pad": _pad,
     "reshape": _reshape,
     "quantize": _quantize,
+    "softmax": _softmax,
 }
 
 

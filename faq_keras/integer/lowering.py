@@ -32,13 +32,15 @@ from faq_keras.rewrite.keras3 import plan_of
 INPUT_TYPES = ("int8", "uint8", "float32")
 
 
-def lower(model: keras.Model, input_type: str = "int8") -> IntegerProgram:
+def lower(model: keras.Model, input_type: str = "int8", softmax: bool = False) -> IntegerProgram:
     """Lowers a quantized model.
 
     Args:
         model: A model that `faq_keras.apply` made.
         input_type: "int8" (the network's own codes), or "uint8" / "float32": a QUANTIZE op at the
             input converts.
+
+        softmax: Appends the integer SOFTMAX op behind the logits.
 
     Returns:
         The program; it ends at the logits (a final softmax stays in Keras).
@@ -58,12 +60,15 @@ def lower(model: keras.Model, input_type: str = "int8") -> IntegerProgram:
         read = [names[id(tensor)] for tensor in call.input_tensors]
         result = lowering.add(call.operation, read)
         names.update({id(tensor): result for tensor in call.outputs})
+    outputs = [names[id(tensor)] for tensor in model.outputs]
+    if softmax:
+        outputs = [_softmax(lowering, name) for name in outputs]
     return IntegerProgram(
         name=model.name,
         tensors=lowering.tensors,
         ops=tuple(lowering.ops),
         inputs=tuple(lowering.inputs),
-        outputs=tuple(names[id(tensor)] for tensor in model.outputs),
+        outputs=tuple(outputs),
         numerics=plan.settings.numerics,
         bounds=tuple(lowering.bounds),
     )
@@ -389,6 +394,25 @@ def _reshape_to(lowering: _Lowering, name: str, source: str, shape: tuple[int, .
     constant = lowering.tensor(_layout(f"{name}/shape", target))
     output = lowering.like(source, name, (None, *shape))
     return lowering.op("reshape", name, [source, constant], output, shape=(-1, *shape))
+
+
+def _softmax(lowering: _Lowering, logits: str) -> str:
+    """TFLite fixes the output's scale: 2^-15 for int16, 2^-8 (zero point -128) for int8."""
+    source = lowering.tensors[logits]
+    if len(source.shape) != 2:
+        raise ValueError(
+            f"Output '{logits}' of shape {source.shape} is no vector of logits: export without "
+            "softmax=True."
+        )
+    wide = source.dtype == "int16"
+    output = dataclasses.replace(
+        source,
+        name=f"{logits}/softmax",
+        scale=(2.0**-15 if wide else 2.0**-8,),
+        zero_point=0 if wide else -128,
+        lowest=0 if wide else -128,
+    )
+    return lowering.op("softmax", logits, [logits], lowering.tensor(output))
 
 
 def _layout(name: str, data: npt.NDArray[np.int32]) -> Tensor:

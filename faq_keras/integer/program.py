@@ -34,7 +34,11 @@ OP_KINDS: Mapping[str, tuple[str, ...]] = {
     "pad": (),
     "reshape": ("shape",),
     "quantize": (),
+    "softmax": (),
 }
+
+# Kernels that look the exponential up in tables of their own: outside of the claim of exactness.
+INEXACT_KINDS = ("softmax",)
 
 
 @dataclasses.dataclass(frozen=True)

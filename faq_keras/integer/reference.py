@@ -248,6 +248,15 @@ def _quantize(context: _Context, values: Mapping[str, Codes]) -> Ints:
     return context.profile.quantize(codes, source.scale[0], output.scale[0]) + output.zero_point
 
 
+def _softmax(context: _Context, values: Mapping[str, Codes]) -> Ints:
+    """The softmax in float64, rounded: what the table-driven kernels approximate."""
+    source, output = context.input(0), context.output
+    logits = context.centered(values, 0) * source.scale[0]
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares = powers / powers.sum(axis=-1, keepdims=True)
+    return np.rint(shares / output.scale[0]).astype(np.int64) + output.zero_point
+
+
 _HANDLERS: Mapping[str, Callable[[_Context, Mapping[str, Codes]], Ints]] = {
     "conv_2d": _conv_2d,
     "depthwise_conv_2d": _depthwise_conv_2d,
@@ -258,6 +267,7 @@ _HANDLERS: Mapping[str, Callable[[_Context, Mapping[str, Codes]], Ints]] = {
     "pad": _pad,
     "reshape": _reshape,
     "quantize": _quantize,
+    "softmax": _softmax,
 }
 
 

@@ -254,7 +254,7 @@ def test_slice(write_onnx, assert_equal_to_onnxruntime, starts, ends, axes, step
     assert_equal_to_onnxruntime(path)
 
 
-def test_option_a_shortcut_is_two_standard_layers(write_onnx, assert_equal_to_onnxruntime):
+def test_option_a_shortcut_is_standard_layers(write_onnx, assert_equal_to_onnxruntime):
     weights = {
         "s": ints(0, 0),
         "e": ints(2**31, 2**31),
@@ -264,9 +264,11 @@ def test_option_a_shortcut_is_two_standard_layers(write_onnx, assert_equal_to_on
     }
     nodes = [node("Slice", ["x", "s", "e", "a", "t"], ["h"]), node("Pad", ["h", "p"])]
     model = assert_equal_to_onnxruntime(write_onnx(nodes, weights))
-    assert [type(layer) for layer in model.layers[1:]] == [
-        keras.layers.MaxPooling2D,
-        keras.layers.ZeroPadding2D,
+    assert [type(layer).__name__ for layer in model.layers[1:]] == [
+        "MaxPooling2D",
+        "Reshape",
+        "ZeroPadding2D",
+        "Reshape",
     ]
 
 

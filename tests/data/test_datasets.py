@@ -43,7 +43,7 @@ def nowhere(monkeypatch, tmp_path):
         raise Exception("URL fetch failure: no network")
 
     monkeypatch.setattr(datasets, "_DEBIAN", str(tmp_path / "debian"))
-    monkeypatch.setattr(keras.config, "keras_home", lambda: str(tmp_path / "keras"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", no_network)
     return tmp_path
 
@@ -136,7 +136,7 @@ def test_a_file_that_is_no_idx(folder, content):
 def test_images_and_labels_of_different_numbers(folder):
     """The labels of the training images in the place of the test images'."""
     shutil.copyfile(folder / FILES[1], folder / FILES[3])
-    with pytest.raises(ValueError, match="10,000 images and 60,000 labels"):
+    with pytest.raises(ValueError, match="test files .* do not belong together"):
         datasets.load("fashion_mnist", str(folder))
 
 
