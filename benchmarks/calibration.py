@@ -26,7 +26,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from faq_keras.calibration import calibrate
-from faq_keras.graph import read_graph
+from faq_keras.graph_reader import read_graph
 
 _NETWORKS = flags.DEFINE_list("networks", list(networks.CASES), "which networks")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "rounds that count", lower_bound=1)

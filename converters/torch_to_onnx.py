@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from faq_keras.converters.errors import ConversionError, listed
+from faq_keras.converters.errors import ConversionError, first_line, listed
 from faq_keras.converters.zoo import ZOO
 
 OPSET = 17
@@ -176,7 +176,12 @@ def _call_factory(
     shown = factory if isinstance(factory, str) else getattr(factory, "__name__", repr(factory))
     if isinstance(factory, str):
         factory = _find_factory(factory)
-    module = factory(**arguments)
+    try:
+        module = factory(**arguments)
+    except ConversionError:
+        raise
+    except Exception as error:  # it is the user's code
+        raise ConversionError(f"Factory {shown!r} failed: {first_line(error)}.") from error
     if not isinstance(module, torch.nn.Module):
         raise ConversionError(f"Factory {shown!r} returned a {type(module).__name__}, no Module.")
     return module
@@ -192,8 +197,10 @@ def _find_factory(name: str) -> Callable[..., torch.nn.Module]:
     sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(package), function, None)
-    except ImportError as error:
-        raise ConversionError(f"Factory {name!r} cannot be imported: {error}.") from error
+    except Exception as error:  # it is the user's code
+        raise ConversionError(
+            f"Factory {name!r} cannot be imported: {first_line(error)}."
+        ) from error
     finally:
         sys.path.remove(here)
     if not callable(found):

@@ -23,7 +23,8 @@ import numpy as np
 from faq_keras import model_card
 from faq_keras.calibration import as_batches
 from faq_keras.files import atomic_write
-from faq_keras.integer.lowering import KerasCodes, lower
+from faq_keras.integer.keras_codes import KerasCodes
+from faq_keras.integer.lowering import lower
 from faq_keras.integer.program import IntegerProgram
 from faq_keras.layers import QuantizedInput
 from faq_keras.rewrite.keras3 import plan_of

@@ -1,16 +1,13 @@
 """Graph: a Keras model as nodes, normalised so that one node is one integer op.
 
-`read_graph` walks a functional or sequential model (nested models are laid out flat), gives each
-layer a kind, and fuses what the device computes in one op: a convolution with its batch
-normalization and ReLU, an addition with its ReLU. Calibration, policy and rewriting see only these
-nodes.
+`graph_reader.read_graph` makes it. What the device computes in one op is one node: a convolution
+with its batch normalization and ReLU, an addition with its ReLU. Calibration, policy and rewriting
+see only these nodes.
 
     graph = read_graph(model)
     for node in graph.nodes:
         print(node.name, node.kind, [layer.name for layer in node.layers], node.inputs)
     values = evaluate(graph, {"input": x}, lambda node, inputs: node.float_call(inputs))
-
-Everything that cannot be quantized is found here and reported at once.
 """
 
 from __future__ import annotations
@@ -31,30 +28,6 @@ PASSING_KINDS = ("max_pool", "pad", "flatten", "reshape", "identity")
 # This stays in float, behind the logits.
 HEAD_KIND = "head"
 QUANTIZED_KINDS = ("input", *KERNEL_KINDS, "add", "average_pool", "global_pool")
-
-_LAYER_KINDS: dict[type, str] = {
-    keras.layers.InputLayer: "input",
-    keras.layers.Conv2D: "conv",
-    keras.layers.DepthwiseConv2D: "depthwise",
-    keras.layers.Dense: "dense",
-    keras.layers.BatchNormalization: "batch_norm",
-    keras.layers.ReLU: "activation",
-    keras.layers.Activation: "activation",
-    keras.layers.Softmax: "activation",
-    keras.layers.Add: "add",
-    keras.layers.MaxPooling2D: "max_pool",
-    keras.layers.AveragePooling2D: "average_pool",
-    keras.layers.GlobalAveragePooling2D: "global_pool",
-    keras.layers.ZeroPadding2D: "pad",
-    keras.layers.Flatten: "flatten",
-    keras.layers.Reshape: "reshape",
-    keras.layers.Dropout: "identity",
-    keras.layers.SpatialDropout2D: "identity",
-    keras.layers.Identity: "identity",
-    keras.layers.Rescaling: "preprocess",
-    keras.layers.Normalization: "preprocess",
-}
-SUPPORTED = ", ".join(sorted(cls.__name__ for cls in _LAYER_KINDS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,29 +123,6 @@ def evaluate(
     return values
 
 
-def read_graph(model: keras.Model) -> Graph:
-    """Reads and normalises a model.
-
-    Args:
-        model: A built functional or sequential Keras 3 model; nested models too.
-
-    Raises:
-        ValueError: If the model has no graph (subclassed), is not built, or contains something that
-            cannot be quantized: every such layer is listed.
-    """
-    functional = functional_of(model)
-    reader = _Reader()
-    reader.visit(functional)
-    outputs = tuple(reader.producer[id(tensor)] for tensor in functional.outputs)
-    nodes = reader.nodes
-    for can_fuse in (_is_preprocessing, _is_batch_norm_of_conv, _is_relu_of_op):
-        nodes, outputs = _fuse(nodes, outputs, can_fuse)
-    inputs = tuple(node.name for node in nodes if node.kind == "input")
-    graph = Graph(model.name, tuple(nodes), inputs, outputs)
-    _check(graph, reader.problems)
-    return graph
-
-
 def functional_of(model: Any) -> Any:
     """The functional model behind a model: itself, or what a Sequential keeps inside.
 
@@ -208,209 +158,3 @@ def layer_calls(functional: Any) -> Iterator[Any]:
     """The calls (Keras nodes) of a functional model in topological order."""
     for depth in sorted(functional._nodes_by_depth, reverse=True):
         yield from functional._nodes_by_depth[depth]
-
-
-class _Reader:
-    """Lays a functional model and the models in it out as raw nodes, one per layer call."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Node] = []
-        self.producer: dict[int, str] = {}  # id(KerasTensor) -> node name
-        self.problems: list[str] = []
-        self._names: set[str] = set()
-        self._seen: set[int] = set()
-
-    def visit(self, functional: Any, outer: Sequence[str] | None = None) -> None:
-        """Adds the nodes of a model; `outer` names the producers of its inputs if it is nested."""
-        if outer is not None:
-            for tensor, name in zip(functional.inputs, outer, strict=True):
-                self.producer[id(tensor)] = name
-        for call in layer_calls(functional):
-            operation = call.operation
-            if isinstance(operation, keras.layers.InputLayer):
-                if outer is None:
-                    self._add(operation, call, functional.name)
-            elif isinstance(operation, keras.Model):
-                self._visit_nested(operation, call)
-            else:
-                self._add(operation, call, functional.name)
-
-    def _visit_nested(self, model: keras.Model, call: Any) -> None:
-        inner = functional_of(model)
-        if id(inner) in self._seen:
-            self.problems.append(f"Model '{model.name}' is called more than once (shared weights)")
-            return
-        self._seen.add(id(inner))
-        self.visit(inner, [self.producer[id(tensor)] for tensor in call.input_tensors])
-        for tensor, result in zip(call.outputs, inner.outputs, strict=True):
-            self.producer[id(tensor)] = self.producer[id(result)]
-
-    def _add(self, operation: Any, call: Any, model_name: str) -> None:
-        layer = _as_layer(operation)
-        name = layer.name if layer.name not in self._names else f"{model_name}_{layer.name}"
-        inputs = tuple(self.producer[id(tensor)] for tensor in call.input_tensors)
-        if id(operation) in self._seen:
-            self.problems.append(f"Layer '{layer.name}' is called more than once (shared weights)")
-        self._seen.add(id(operation))
-        self._names.add(name)
-        shape = tuple(call.outputs[0].shape)
-        kind = _LAYER_KINDS.get(type(layer))
-        if kind is None:
-            self.problems.append(f"Layer '{name}' ({type(layer).__name__}) is not supported")
-            kind = "identity"
-        for node in _split_activation(Node(name, kind, (layer,), inputs, shape), self.problems):
-            self.nodes.append(node)
-        for tensor in call.outputs:
-            self.producer[id(tensor)] = self.nodes[-1].name
-
-
-def _as_layer(operation: Any) -> Any:
-    """`x + y` and `keras.ops.relu(x)` are operations in a functional model: their layer twins."""
-    module = type(operation).__module__
-    if isinstance(operation, keras.layers.Layer) or not module.startswith("keras."):
-        return operation
-    twins = {"Add": keras.layers.Add, "Relu": keras.layers.ReLU, "Identity": keras.layers.Identity}
-    twin = twins.get(type(operation).__name__)
-    return twin(name=operation.name) if twin else operation
-
-
-def _activation_name(layer: Any) -> str | None:
-    """One of relu, relu6, softmax, sigmoid and linear; None for everything else."""
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
-    if isinstance(layer, keras.layers.ReLU):
-        if layer.negative_slope or layer.threshold:
-            return None
-        limits: dict[Any, str] = {None: "relu", 6: "relu6"}
-        return limits.get(layer.max_value)
-    name = getattr(layer.activation, "__name__", None)
-    return name if name in ("relu", "relu6", "softmax", "sigmoid", "linear") else None
-
-
-def _split_activation(node: Node, problems: list[str]) -> list[Node]:
-    """Separates a layer's activation: a ReLU becomes the node's, softmax and sigmoid a node."""
-    layer = node.layers[0]
-    if node.kind == "activation":
-        name = _activation_name(layer)
-        if name is None:
-            problems.append(
-                f"{node.label} is not supported: only relu, relu6, softmax and sigmoid are"
-            )
-        kinds = {"softmax": HEAD_KIND, "sigmoid": HEAD_KIND, "linear": "identity"}
-        kind = kinds.get(name or "linear", "activation")
-        return [
-            dataclasses.replace(node, kind=kind, activation=name if kind == "activation" else None)
-        ]
-    if node.kind not in KERNEL_KINDS:
-        return [node]
-    name = _activation_name(layer)
-    if name in ("relu", "relu6"):
-        return [dataclasses.replace(node, activation=name)]
-    if name in ("softmax", "sigmoid") and node.kind == "dense":
-        config = layer.get_config() | {"activation": "linear"}
-        linear = type(layer).from_config(config)
-        linear.build(layer.kernel.shape[:1])
-        linear.set_weights(layer.get_weights())
-        head = keras.layers.Activation(name, name=f"{node.name}_{name}")
-        return [
-            dataclasses.replace(node, layers=(linear,)),
-            Node(head.name, HEAD_KIND, (head,), (node.name,), node.shape),
-        ]
-    if name != "linear":
-        problems.append(
-            f"{node.label} has an activation that is not supported: only relu, relu6 and linear are"
-        )
-    return [node]
-
-
-def _is_preprocessing(producer: Node, node: Node) -> bool:
-    """Rescaling or Normalization of the input: applied in float, then quantized."""
-    return node.kind == "preprocess" and producer.kind == "input"
-
-
-def _is_batch_norm_of_conv(producer: Node, node: Node) -> bool:
-    """A batch normalization folds into the convolution before it."""
-    convolution = producer.kind in ("conv", "depthwise")
-    return node.kind == "batch_norm" and convolution and producer.activation is None
-
-
-def _is_relu_of_op(producer: Node, node: Node) -> bool:
-    """A ReLU is the clamp of the op before it."""
-    can_clamp = producer.kind in (*KERNEL_KINDS, "add")
-    return node.kind == "activation" and can_clamp and producer.activation is None
-
-
-def _fuse(
-    nodes: Sequence[Node], outputs: tuple[str, ...], can_fuse: Callable[[Node, Node], bool]
-) -> tuple[list[Node], tuple[str, ...]]:
-    """Takes nodes into the node before them where `can_fuse` and nobody else reads it."""
-    readers = [name for node in nodes for name in node.inputs] + list(outputs)
-    fused: dict[str, Node] = {}
-    alias: dict[str, str] = {}
-    for node in nodes:
-        before = fused.get(alias.get(node.inputs[0], node.inputs[0])) if node.inputs else None
-        if before and readers.count(node.inputs[0]) == 1 and can_fuse(before, node):
-            alias[node.name] = before.name
-            fused[before.name] = dataclasses.replace(
-                before,
-                layers=before.layers + node.layers,
-                activation=node.activation,
-                shape=node.shape,
-            )
-        else:
-            inputs = tuple(alias.get(name, name) for name in node.inputs)
-            fused[node.name] = dataclasses.replace(node, inputs=inputs)
-    return list(fused.values()), tuple(alias.get(name, name) for name in outputs)
-
-
-def _check(graph: Graph, problems: list[str]) -> None:
-    """Raises one error that lists everything that cannot be quantized."""
-    problems = list(problems)
-    for node in graph.nodes:
-        reason = _why_not(node, graph)
-        if reason:
-            problems.append(f"{node.label} {reason}")
-    if problems:
-        listed = "\n  - ".join(dict.fromkeys(problems))
-        raise ValueError(
-            f"Model '{graph.name}' cannot be quantized:\n  - {listed}\n"
-            f"Supported layers: {SUPPORTED}; a BatchNormalization directly behind a Conv2D or "
-            f"DepthwiseConv2D, a ReLU or ReLU6 "
-            "directly behind a convolution, a Dense or an Add. Replace these layers, or quantize "
-            "the part of the model "
-            "without them."
-        )
-
-
-def _why_not(node: Node, graph: Graph) -> str | None:
-    """Why a node cannot be quantized, or None."""
-    layer = node.layers[0]
-    if node.kind == "batch_norm":
-        return (
-            "stands alone: no Conv2D or DepthwiseConv2D without activation feeds it, and it alone"
-        )
-    if node.kind == "activation":
-        return (
-            "stands alone: no convolution, Dense or Add without activation feeds it, and it alone"
-        )
-    if getattr(layer, "data_format", None) == "channels_first":
-        return "is channels_first: rebuild the model with data_format='channels_last'"
-    if node.kind == "conv" and layer.groups != 1:
-        return "is a grouped convolution, which is not supported yet"
-    if node.kind == "dense" and len(layer.kernel.shape) == 2 and len(node.shape) != 2:
-        return "is applied to more than two dimensions: flatten its input first"
-    if node.kind == "add":
-        shapes = {graph[name].shape for name in node.inputs}
-        if len(node.inputs) != 2 or len(shapes) != 1:
-            return "must add exactly two tensors of the same shape"
-    if node.kind == HEAD_KIND and graph.consumers(node.name):
-        return "is not the model's last layer: softmax and sigmoid are supported at the output only"
-    if node.kind == "preprocess":
-        return "does not stand at the input, alone: preprocessing layers are supported there only"
-    if node.kind != "input" and None in node.shape[1:]:
-        return (
-            f"has the output shape {node.shape}: height and width must be known. Rebuild the model "
-            f"with a fixed "
-            "keras.Input(shape)"
-        )
-    return None

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from faq_keras.calibration import calibrate
-from faq_keras.graph import read_graph
+from faq_keras.graph_reader import read_graph
 from faq_keras.plan import PlanSettings, QuantPlan
 from faq_keras.policy import Policy, check_bits, layer_bits, make_plan, percentiles
 from faq_keras.rewrite.keras3 import float_model, plan_of, quantize_model

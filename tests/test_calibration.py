@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from faq_keras.calibration import _TopValues, as_batches, calibrate
-from faq_keras.graph import read_graph
+from faq_keras.graph_reader import read_graph
 from tests import networks
 
 

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from faq_keras.graph import evaluate, read_graph
+from faq_keras.graph import evaluate
+from faq_keras.graph_reader import read_graph
 from tests import networks
 
 layers = keras.layers

@@ -5,7 +5,7 @@ import pytest
 
 import faq_keras
 from faq_keras import policy
-from faq_keras.graph import read_graph
+from faq_keras.graph_reader import read_graph
 from faq_keras.plan import PlanSettings
 from faq_keras.policy import Policy
 from tests import networks

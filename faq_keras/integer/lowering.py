@@ -25,6 +25,7 @@ import numpy.typing as npt
 from faq_keras import layers as quantized_layers
 from faq_keras.graph import layer_calls
 from faq_keras.integer import limits
+from faq_keras.integer.constants import LayerConstants, layer_constants
 from faq_keras.integer.program import AccumulatorBound, IntegerProgram, Op, Tensor
 from faq_keras.plan import TensorSpec
 from faq_keras.rewrite.keras3 import plan_of
@@ -182,64 +183,11 @@ def _quantized_input(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
     return lowering.op("quantize", codes.name, [source.name], lowering.tensor(codes))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Constants:
-    """The integer constants of a kernel layer, channels first: `[channels, ...]`."""
-
-    codes: npt.NDArray[np.int64]
-    bias: npt.NDArray[np.int64]
-    scale: npt.NDArray[np.float64]
-
-
-def _constants(layer: Any, channel_axes: int) -> _Constants:
-    """Turns the layer's inference tensors into integers (integer-deployment, section 2).
-
-    Per channel the weight scale is `2**lw * abs(c)`; a negative multiplier flips the signs of
-    weights and bias.
-    """
-    folded = layer.fold()
-    exponent = int(folded.kernel_exponent)
-    kernel = np.asarray(folded.kernel, np.float64)
-    if not np.isfinite(kernel).all():
-        raise ValueError(
-            f"Layer '{layer.name}' has NaN or infinite weights: the training diverged."
-        )
-    channels = int(np.prod(kernel.shape[-channel_axes:]))
-    codes = np.moveaxis(kernel.reshape(*kernel.shape[:-channel_axes], channels), -1, 0)
-    multiplier = (
-        np.ones(channels)
-        if folded.multiplier is None
-        else np.asarray(folded.multiplier, np.float64)
-    )
-    bias = np.zeros(channels) if folded.bias is None else np.asarray(folded.bias, np.float64)
-    if not (np.isfinite(bias).all() and np.isfinite(multiplier).all()):
-        raise ValueError(
-            f"Layer '{layer.name}' has NaN or infinite biases or batch normalization statistics: "
-            f"the training diverged."
-        )
-    grid = 2.0 ** (layer.input_specs[0].exponent + exponent)
-    sign = np.sign(multiplier)
-    return _Constants(
-        codes=_whole(layer, codes / 2.0**exponent * sign.reshape(-1, *[1] * (codes.ndim - 1))),
-        bias=_whole(layer, bias / grid * sign),
-        scale=2.0**exponent * np.abs(multiplier),
-    )
-
-
-def _whole(layer: Any, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    whole = values.astype(np.int64)
-    if (whole != values).any():
-        raise ValueError(
-            f"Layer '{layer.name}': its inference constants do not lie on the plan's grid."
-        )
-    return whole
-
-
 def _kernel_layer(
     lowering: _Lowering,
     layer: Any,
     source: str,
-    constants: _Constants,
+    constants: LayerConstants,
     weights: npt.NDArray[Any],
     axis: int | None,
     kind: str,
@@ -281,7 +229,7 @@ def _geometry(conv: Any) -> dict[str, Any]:
 
 
 def _conv(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
-    constants = _constants(layer, channel_axes=1)  # codes: [out, height, width, in]
+    constants = layer_constants(layer, channel_axes=1)  # codes: [out, height, width, in]
     return _kernel_layer(
         lowering,
         layer,
@@ -295,7 +243,7 @@ def _conv(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
 
 
 def _depthwise(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
-    constants = _constants(layer, channel_axes=2)  # codes: [channels, height, width]
+    constants = layer_constants(layer, channel_axes=2)  # codes: [channels, height, width]
     weights = np.moveaxis(constants.codes, 0, -1)[None]
     return _kernel_layer(
         lowering, layer, inputs[0], constants, weights, 3, "depthwise_conv_2d",
@@ -305,7 +253,7 @@ def _depthwise(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
 
 def _dense(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
     """A head with 16-bit logits widens its input first: int8 -> int16 with the same step, exact."""
-    constants = _constants(layer, channel_axes=1)
+    constants = layer_constants(layer, channel_axes=1)
     source = inputs[0]
     if layer.plan.output.bits == 16:
         narrow = lowering.tensors[source]
@@ -447,78 +395,3 @@ _HANDLERS: Mapping[type, Callable[[_Lowering, Any, list[str]], str]] = {
     keras.layers.Activation: _same,
     keras.layers.Softmax: _same,
 }
-
-
-class KerasCodes:
-    """What a quantized model computes in inference, as the integers of a program's tensors.
-
-    Args:
-        model: The quantized model.
-        program: Its lowering.
-    """
-
-    def __init__(self, model: keras.Model, program: IntegerProgram) -> None:
-        self._program = program
-        self._inputs: dict[
-            str, Any
-        ] = {}  # the input quantizers, in the order of the model's inputs
-        grids: dict[str, Any] = {}
-        outputs: dict[str, Any] = {}
-        for call in layer_calls(model):
-            layer = call.operation
-            if isinstance(layer, quantized_layers.QuantizedInput):
-                self._inputs[layer.plan.name] = layer
-                grids[layer.plan.name] = call.outputs[0]
-            elif layer.name in program.tensors and not isinstance(layer, keras.layers.InputLayer):
-                outputs[layer.name] = call.outputs[0]
-        self._network = keras.Model(list(grids.values()), outputs)
-
-    def random(self, images: int, seed: int = 0) -> dict[str, npt.NDArray[np.generic]]:
-        """The integers of all tensors for random input codes over their whole range."""
-        rng = np.random.default_rng(seed)
-        values = {}
-        for name, layer in self._inputs.items():
-            spec = layer.plan.output
-            shape = (images, *layer.output.shape[1:])
-            codes = rng.integers(spec.lowest, spec.highest, shape, endpoint=True)
-            values[name] = (codes * spec.step).astype(np.float32)
-        return self._codes(values)
-
-    def __call__(self, x: Any) -> dict[str, npt.NDArray[np.generic]]:
-        """The integers of all tensors, by tensor name (float values for a float32 input tensor).
-
-        Args:
-            x: Model inputs `[images, height, width, channels]`.
-
-        Raises:
-            ValueError: If a value does not lie on its tensor's grid.
-        """
-        flat = zip(self._inputs.items(), keras.tree.flatten(x), strict=True)
-        return self._codes({name: np.asarray(layer.preprocess(v)) for (name, layer), v in flat})
-
-    def _codes(self, values: dict[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[Any]]:
-        tensors = self._program.tensors
-        grids = {
-            name: np.asarray(self._inputs[name].quantize_config.output_quantizer(value))
-            for name, value in values.items()
-        }
-        computed = grids | self._network.predict_on_batch(list(grids.values()))
-        codes: dict[str, npt.NDArray[Any]] = {
-            name: _to_integers(value, tensors[name]) for name, value in computed.items()
-        }
-        for name in self._inputs:
-            if f"{name}/float32" in tensors:
-                codes[f"{name}/float32"] = values[name]
-            if f"{name}/uint8" in tensors:
-                codes[f"{name}/uint8"] = (codes[name].astype(np.int16) + 128).astype(np.uint8)
-        return codes
-
-
-def _to_integers(value: npt.NDArray[np.floating], tensor: Tensor) -> npt.NDArray[np.integer]:
-    scaled = np.asarray(value, np.float64) / tensor.scale[0] + tensor.zero_point
-    codes = scaled.astype(tensor.dtype)
-    if (codes != scaled).any():
-        raise ValueError(
-            f"Layer '{tensor.name}' gives values off its grid of 2^{np.log2(tensor.scale[0]):g}."
-        )
-    return codes

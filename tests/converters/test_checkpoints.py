@@ -152,5 +152,7 @@ def test_unknown_architecture_and_factories():
         load_module(factory="no_such_package:function")
     with pytest.raises(ConversionError, match="has no function 'no'"):
         load_module(factory="torchvision.models:no")
+    with pytest.raises(ConversionError, match=r"failed: .* missing 1 required"):
+        load_module(factory=lambda width: width)
     with pytest.raises(ConversionError, match="returned a int"):
         load_module(factory=lambda: 3)
