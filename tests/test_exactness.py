@@ -239,3 +239,12 @@ def test_exactness_survives_training(tmp_path):
     recipe = faq_keras.recipe("w4a4", epochs=3, learning_rate=0.05)
     faq_keras.fine_tune(q, (x, y), recipe, verbose=0)
     assert faq_keras.export_tflite(q, tmp_path / "m.tflite", "int4", verify=x).mismatches == 0
+
+
+def test_xla_and_eager_compute_the_same_integers():
+    """`compile` without arguments lets Keras use XLA; the claim must not depend on it."""
+    q, x = quantized(networks.tiny_resnet, 4)
+    expected = q.predict(x, verbose=0)
+    for options in ({"jit_compile": True}, {"run_eagerly": True}):
+        q.compile(**options)
+        assert np.array_equal(q.predict(x, verbose=0), expected), options

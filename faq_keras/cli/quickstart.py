@@ -88,7 +88,7 @@ def small_resnet(input_shape: tuple[int, ...], classes: int) -> keras.Model:
 
     def conv(x: Any, filters: int, size: int, strides: int = 1) -> Any:
         x = layers.Conv2D(filters, size, strides=strides, padding="same", use_bias=False)(x)
-        return layers.BatchNormalization()(x)
+        return layers.BatchNormalization(momentum=0.9)(x)  # few steps: statistics must keep up
 
     inputs = keras.Input(input_shape)
     x = layers.ReLU()(conv(inputs, 16, 3, strides=2))
