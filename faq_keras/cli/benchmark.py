@@ -13,11 +13,16 @@ from absl import flags
 from faq_keras.cli import common
 from faq_keras.tflite.benchmark import benchmark
 
-_DEVICE = flags.DEFINE_enum("device", "local", ["local"], "where to run it")
-_NUM_THREADS = flags.DEFINE_integer("num_threads", 1, "threads", lower_bound=1)
-_NUM_RUNS = flags.DEFINE_integer("num_runs", 50, "runs to measure", lower_bound=1)
-_WARMUP_RUNS = flags.DEFINE_integer("warmup_runs", 5, "runs before that", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "also write the figures to this file")
+FLAGS = flags.FlagValues()
+_DEVICE = flags.DEFINE_enum("device", "local", ["local"], "where to run it", flag_values=FLAGS)
+_NUM_THREADS = flags.DEFINE_integer("num_threads", 1, "threads", lower_bound=1, flag_values=FLAGS)
+_NUM_RUNS = flags.DEFINE_integer(
+    "num_runs", 50, "runs to measure", lower_bound=1, flag_values=FLAGS
+)
+_WARMUP_RUNS = flags.DEFINE_integer(
+    "warmup_runs", 5, "runs before that", lower_bound=1, flag_values=FLAGS
+)
+_JSON = flags.DEFINE_string("json", None, "also write the figures to this file", flag_values=FLAGS)
 
 
 def main(arguments: list[str]) -> int:

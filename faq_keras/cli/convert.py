@@ -20,15 +20,29 @@ from absl import flags
 from faq_keras.cli import common
 from faq_keras.files import atomic_write
 
-_OUTPUT = flags.DEFINE_string("output", None, "the .keras file to write")
-_ARCH = flags.DEFINE_string("arch", None, "name of the architecture in the zoo or in torchvision")
-_FACTORY = flags.DEFINE_string("factory", None, "pkg.module:function that builds the torch module")
-_INPUT_SHAPE = flags.DEFINE_list("input_shape", None, "height,width,channels of one image")
-_ALLOW_FOLDED = flags.DEFINE_bool("allow_folded", False, "accept ONNX files without BatchNorm")
-_WITH_PREPROCESSING = flags.DEFINE_bool(
-    "with_preprocessing", False, "put the preprocessing of --arch into the network, as a layer"
+FLAGS = flags.FlagValues()
+_OUTPUT = flags.DEFINE_string("output", None, "the .keras file to write", flag_values=FLAGS)
+_ARCH = flags.DEFINE_string(
+    "arch", None, "name of the architecture in the zoo or in torchvision", flag_values=FLAGS
 )
-_REPORT = flags.DEFINE_string("report", None, "a .json file for the parity report")
+_FACTORY = flags.DEFINE_string(
+    "factory", None, "pkg.module:function that builds the torch module", flag_values=FLAGS
+)
+_INPUT_SHAPE = flags.DEFINE_list(
+    "input_shape", None, "height,width,channels of one image", flag_values=FLAGS
+)
+_ALLOW_FOLDED = flags.DEFINE_bool(
+    "allow_folded", False, "accept ONNX files without BatchNorm", flag_values=FLAGS
+)
+_WITH_PREPROCESSING = flags.DEFINE_bool(
+    "with_preprocessing",
+    False,
+    "put the preprocessing of --arch into the network, as a layer",
+    flag_values=FLAGS,
+)
+_REPORT = flags.DEFINE_string(
+    "report", None, "a .json file for the parity report", flag_values=FLAGS
+)
 
 
 def main(arguments: list[str]) -> int:

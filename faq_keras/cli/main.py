@@ -48,7 +48,7 @@ def dispatch(arguments: list[str]) -> int:
         )
         return 1
     module = importlib.import_module(f"faq_keras.cli.{command}")
-    values: flags.FlagValues = getattr(module, "FLAGS", flags.FLAGS)
+    values: flags.FlagValues = module.FLAGS
     if any(word in ("--help", "-h", "--helpfull", "--helpshort") for word in rest):
         print(f"{(module.__doc__ or '').strip()}\n\nFlags:\n{_flag_help(values, module.__name__)}")
         return 0
