@@ -24,7 +24,7 @@ import keras
 import measure
 import networks
 import tensorflow as tf
-from absl import app, flags
+from absl import app, flags, logging
 
 import faq_keras
 
@@ -69,6 +69,7 @@ def measure_network(name: str) -> None:
 
 def main(_: list[str]) -> None:
     """Measures one network after the other."""
+    logging.set_verbosity(logging.ERROR)  # the converter reports its steps there too
     print(measure.environment(), flush=True)
     for name in _NETWORKS.value:
         measure_network(name)

@@ -178,10 +178,11 @@ def average_pool(
     mean = tf.nn.avg_pool2d(x, pool, strides, padding.upper())
     count = _window_sizes(x.shape[1:3], pool, strides, padding)
     total = tf.round(tf.stop_gradient(mean) * (count / spec.step)) + count * spec.zero_point
-    # Integer division: the quotient of whole numbers below 2^24 never rounds up to the next whole
-    # number in float32.
-    raw = tf.sign(total) * tf.floor((tf.abs(total) + np.floor(count / 2)) / count)
-    return fixed_point.tf_straight_through(mean, (raw - spec.zero_point) * spec.step)
+    # In integers: graph optimizers may rewrite a float division, and then a half goes elsewhere.
+    total, count = tf.cast(total, tf.int32), count.astype(np.int32)
+    raw = tf.sign(total) * ((2 * tf.abs(total) + count) // (2 * count))
+    codes = tf.cast(raw - spec.zero_point, x.dtype)
+    return fixed_point.tf_straight_through(mean, codes * spec.step)
 
 
 def _window_sizes(

@@ -35,7 +35,8 @@ def conv_bn_relu(x, filters, size=3, strides=1, relu=True, **kwargs):
 
 
 def tiny_resnet(shape=(8, 8, 3), classes=5) -> keras.Model:
-    """Two residual blocks, one with a projection shortcut."""
+    """Two residual blocks, one with a projection shortcut; the layers are always named alike."""
+    keras.utils.clear_session(free_memory=False)
     inputs = keras.Input(shape, name="image")
     x = conv_bn_relu(inputs, 8)
     x = layers.ReLU()(layers.Add()([conv_bn_relu(conv_bn_relu(x, 8), 8, relu=False), x]))

@@ -169,6 +169,18 @@ def test_an_accumulator_that_could_overflow_is_refused(x, tmp_path):
         faq_keras.export_tflite(q, tmp_path / "m.tflite")
 
 
+def test_accumulators_beyond_float32_are_reported(x, tmp_path):
+    """Above 2^24 the file is still written and compared, and the card names the layer."""
+    q = faq_keras.apply(networks.tiny_resnet(), 8, calibration_data=x)
+    beta = q.get_layer("conv2d_1").batch_norm_layer.beta
+    beta.assign(np.full(beta.shape, 1e5))
+    report = faq_keras.export_tflite(q, tmp_path / "m.tflite", verify=x)
+    card = json.loads((tmp_path / "m.model_card.json").read_text())
+    assert card["accumulators"]["layers_above_2_to_24"] == ["conv2d_1"]
+    assert 2**24 < card["accumulators"]["largest_bound"] < 2**31
+    assert report.mismatches == 0
+
+
 def test_bounds_are_reached_but_never_passed(q, x):
     """The proof against the accumulators of the worst input: all codes at an end of their range."""
     program = lower(q)

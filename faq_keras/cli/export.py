@@ -1,8 +1,10 @@
-"""faq export MODEL.keras --output=m.tflite [--weights=int4|int8] [--verify_data=x.npz].
+"""faq export MODEL.keras --output=m.tflite|m.onnx [--weights=int4|int8] [--verify_data=x.npz].
 
-Writes a quantized Keras model as a fully integer TFLite file and proves that the file computes the
-same integers as the model, for every tensor. Nothing is written if it does not. Without
---verify_data random inputs are compared. Beside the file go `<name>.model_card.md` and `.json`.
+Writes a quantized Keras model as a fully integer TFLite file, or as a QDQ ONNX file, and proves
+that the file computes the same integers as the model, for every tensor. Nothing is written if it
+does not. Without --verify_data random inputs are compared. Beside a .tflite file go
+`<name>.model_card.md` and `.json`; a .onnx file takes float32 channels-first images and always
+stores weights of 4 bits and fewer as INT4.
 
 Example: faq export runs/r20/model.keras --output=r20_int4.tflite --weights=int4
     --verify_data=test.npz
@@ -18,7 +20,9 @@ from faq_keras import deployment
 from faq_keras.cli import common
 
 FLAGS = flags.FlagValues()
-_OUTPUT = flags.DEFINE_string("output", None, "the .tflite file to write", flag_values=FLAGS)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "the .tflite or .onnx file to write", flag_values=FLAGS
+)
 _WEIGHTS = flags.DEFINE_enum(
     "weights",
     "int8",
@@ -45,21 +49,25 @@ def main(arguments: list[str]) -> int:
     """Exports one model."""
     (source,) = common.positional(arguments, "MODEL.keras")
     if not _OUTPUT.value:
-        raise ValueError("--output is missing: name the .tflite file to write.")
-    if not _OUTPUT.value.endswith(".tflite"):
+        raise ValueError("--output is missing: name the .tflite or .onnx file to write.")
+    is_onnx = _OUTPUT.value.endswith(".onnx")
+    if not is_onnx and not _OUTPUT.value.endswith(".tflite"):
         raise ValueError(
-            f"--output={_OUTPUT.value} does not end in .tflite, the format this command writes."
+            f"--output={_OUTPUT.value} does not end in .tflite or .onnx, the formats this command "
+            "writes."
         )
+    tflite_only = [f"--{flag.name}" for flag in (_WEIGHTS, _INPUT_TYPE) if flag.present]
+    if is_onnx and tflite_only:
+        raise ValueError(f"{' and '.join(tflite_only)} apply to .tflite files only: leave out.")
     model = common.load_model(source)
     inputs: Any = deployment.RANDOM_INPUTS
     if _VERIFY_DATA.value:
         inputs = common.load_inputs(_VERIFY_DATA.value, model)
-    report = deployment.export_tflite(
-        model,
-        _OUTPUT.value,
-        _WEIGHTS.value,
-        inputs,
-        input_type=_INPUT_TYPE.value,
-    )
+    if is_onnx:
+        report = deployment.export_onnx(model, _OUTPUT.value, inputs)
+    else:
+        report = deployment.export_tflite(
+            model, _OUTPUT.value, _WEIGHTS.value, inputs, input_type=_INPUT_TYPE.value
+        )
     print(f"Wrote {_OUTPUT.value}\n{report}")
     return 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import logging
+import os
 from pathlib import Path
 
 import keras
@@ -104,7 +105,8 @@ def _find_fashion_mnist(data_dir: str | None) -> Path | None:
         if missing:
             raise ValueError(f"The folder {data_dir} lacks {', '.join(missing)} of Fashion-MNIST.")
         return Path(data_dir)
-    for folder in (Path(_DEBIAN), Path(keras.config.keras_home()) / _KERAS):
+    keras_home = os.environ.get("KERAS_HOME", Path.home() / ".keras")
+    for folder in (Path(_DEBIAN), Path(keras_home) / _KERAS):
         if all((folder / name).is_file() for name in _FILES.values()):
             return folder
     return None
@@ -112,6 +114,13 @@ def _find_fashion_mnist(data_dir: str | None) -> Path | None:
 
 def _fashion_mnist(folder: Path) -> Dataset:
     arrays = {part: _read_idx(folder / file) for part, file in _FILES.items()}
+    for split, kind in (("train", "training"), ("test", "test")):
+        images, labels = arrays[f"x_{split}"].shape, arrays[f"y_{split}"].shape
+        if images[1:] != (28, 28) or labels != images[:1]:
+            raise ValueError(
+                f"The {kind} files of Fashion-MNIST in {folder} do not belong together: images of "
+                f"shape {images}, labels of shape {labels}. Copy or download the files again."
+            )
     return _scaled(str(folder), arrays)
 
 

@@ -57,7 +57,8 @@ def test_a_wrong_number_of_arguments(refused, arguments):
     ("arguments", "message"),
     [
         (("export", "{model}"), "--output is missing"),
-        (("export", "{model}", "--output=m.onnx"), "does not end in .tflite"),
+        (("export", "{model}", "--output=m.h5"), "does not end in .tflite or .onnx"),
+        (("export", "{model}", "--output=m.onnx", "--weights=int4"), "apply to .tflite files only"),
         (("verify", "{model}", "{int8}"), "--data is missing"),
     ],
 )

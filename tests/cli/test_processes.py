@@ -46,7 +46,7 @@ from faq_keras.cli.main import run
 
 def audit_slowly(path, *arguments):
     print(path, flush=True)
-    time.sleep(600)
+    time.sleep(60)
 
 deployment.audit.audit = audit_slowly
 run(sys.argv[1:])
@@ -72,7 +72,11 @@ def test_an_interrupted_export_cleans_up(files, tmp_path):
     target = tmp_path / "m.tflite"
     command = [sys.executable, "-c", _SLOW_EXPORT, "export", files["model"], f"--output={target}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as process:
+
+    def listen_to_sigint():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job's children ignore it
+
+    with subprocess.Popen(command, preexec_fn=listen_to_sigint, **pipes) as process:
         process.stdout.readline()
         time.sleep(0.5)  # until it sleeps
         process.send_signal(signal.SIGINT)
