@@ -10,11 +10,11 @@ The command line is `faq --help`.
 from importlib import metadata as _metadata
 
 from faq_keras import converters, tflite
-from faq_keras.deployment import export_tflite, verify
+from faq_keras.deployment import export_onnx, export_tflite, verify
+from faq_keras.integer.parity_report import ParityError
 from faq_keras.plan import QuantPlan
 from faq_keras.policy import Policy
 from faq_keras.quantization import apply, plan_of, to_float
-from faq_keras.tflite.parity import ParityError
 from faq_keras.training import fine_tune, recipe
 
 __version__ = _metadata.version("faq_keras")
@@ -24,6 +24,7 @@ __all__ = [
     "QuantPlan",
     "apply",
     "converters",
+    "export_onnx",
     "export_tflite",
     "fine_tune",
     "plan_of",

@@ -1,4 +1,6 @@
-"""From a quantized model to a file that provably computes the same: `export_tflite`, `verify`.
+"""From a quantized model to a file that provably computes the same.
+
+`export_tflite`, `export_onnx`, and `verify` for a `.tflite` file that exists already:
 
     report = faq_keras.export_tflite(q, "model.tflite", weights="int4", verify=x_test[:1000])
     print(report)                          # xnnpack: 0 mismatches of 22,986,000 values in 17
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,11 @@ import numpy as np
 
 from faq_keras import model_card
 from faq_keras.calibration import as_batches
+from faq_keras.converters.errors import ConversionError
 from faq_keras.files import atomic_write
 from faq_keras.integer.keras_codes import KerasCodes
 from faq_keras.integer.lowering import lower
+from faq_keras.integer.parity_report import ParityReport
 from faq_keras.integer.program import IntegerProgram
 from faq_keras.layers import QuantizedInput
 from faq_keras.rewrite.keras3 import plan_of
@@ -44,7 +48,7 @@ def export_tflite(
     input_type: str = "int8",
     softmax: bool = False,
     metrics: Mapping[str, float] | None = None,
-) -> parity.ParityReport | None:
+) -> ParityReport | None:
     """Writes a fully integer TFLite file and proves that it computes what the model computes.
 
     The file takes int8 codes and gives int16 (or int8) logits, batch 1 with a resizable batch
@@ -73,7 +77,8 @@ def export_tflite(
     """
     path = Path(path)
     program = lower(model, input_type, softmax)
-    program = dataclasses.replace(program, metadata=_metadata(model, program, weights))
+    facts = _metadata(model, program, weights, "NHWC", "ai-edge-litert", _tensor_facts)
+    program = dataclasses.replace(program, metadata=facts)
     report = None
     with atomic_write(path) as temporary:
         writer.write(program, temporary, weights)
@@ -85,13 +90,68 @@ def export_tflite(
     return report
 
 
+def export_onnx(
+    model: keras.Model, path: str | os.PathLike[str], verify: Any = RANDOM_INPUTS
+) -> ParityReport | None:
+    """Writes a QDQ ONNX file (opset 21) and proves that it computes what the model computes.
+
+    The file takes float32 images `[batch, channels, height, width]` after the model's
+    preprocessing and gives float32 logits; in between stand the plan's codes, in UINT4, UINT8,
+    INT8 and INT16, and weights in INT4 (up to 4 bits) and INT8. A final softmax stays in Keras.
+
+    What is equal: every code tensor and the logits, between Keras, the integer reference and
+    onnxruntime's CPU kernels, with the graph as written (ORT_DISABLE_ALL) and optimized
+    (ORT_ENABLE_ALL, what sessions do by default), on the machine that exports. Both are compared.
+
+    Args:
+        model: A quantized model.
+        path: The `.onnx` file.
+        verify: Model inputs to compare on: array or iterable of batches. By default random codes
+            (16 images); None writes the file without running it.
+
+    Returns:
+        What was compared, one run per optimization level; None with `verify=None`.
+
+    Raises:
+        ParityError: If any code of any tensor differs at either level; no file is left.
+        ValueError: If the model is not quantized or cannot be represented, `verify` is unknown, or
+            onnxruntime is not installed and there is something to verify.
+        OSError: If the file cannot be written.
+    """
+    from faq_keras.converters import qdq  # imports onnx, which not every user needs
+
+    compare = None if verify is None else _onnx_comparison()
+    path = Path(path)
+    program = lower(model, "float32")
+    facts = _metadata(model, program, "int4", "NCHW", "onnx", _onnx_tensor_facts)
+    program = dataclasses.replace(program, metadata=facts)
+    report = None
+    with atomic_write(path) as temporary:
+        qdq.write(program, temporary)
+        if compare is not None:
+            found = compare(_expected(model, program, verify), program, temporary)
+            report = dataclasses.replace(found, path=str(path)).check()
+    return report
+
+
+def _onnx_comparison() -> Callable[..., ParityReport]:
+    try:
+        from faq_keras.converters import qdq_parity
+    except ModuleNotFoundError as error:
+        raise ConversionError(
+            f"Comparing an ONNX file with its model needs {error.name}: pip install "
+            "'faq_keras[torch]', or pass verify=None to write the file without a proof."
+        ) from error
+    return qdq_parity.compare
+
+
 def verify(
     model: keras.Model,
     path: str | os.PathLike[str],
     x: Any,
     runtimes: Sequence[str] = ("xnnpack",),
     num_threads: int = 1,
-) -> parity.ParityReport:
+) -> ParityReport:
     """Compares a file with the model it was exported from, tensor by tensor.
 
     Args:
@@ -130,8 +190,24 @@ def _expected(
             yield codes(batch[start : start + _CHUNK])
 
 
-def _metadata(model: keras.Model, program: IntegerProgram, weights: str) -> dict[str, Any]:
-    """What the file tells about itself."""
+def _metadata(
+    model: keras.Model,
+    program: IntegerProgram,
+    weights: str,
+    layout: str,
+    package: str,
+    tensor_facts: Callable[[IntegerProgram, str, str], dict[str, Any]],
+) -> dict[str, Any]:
+    """What the file tells about itself.
+
+    Args:
+        model: The quantized model.
+        program: Its lowering.
+        weights: Container of weights of 4 bits and fewer.
+        layout: Of the file's images.
+        package: The one whose version the file's format depends on.
+        tensor_facts: Describes an input or output.
+    """
     plan = plan_of(model)
     roles = [(name, "input") for name in program.inputs] + [
         (name, "output") for name in program.outputs
@@ -146,13 +222,12 @@ def _metadata(model: keras.Model, program: IntegerProgram, weights: str) -> dict
         "numerics": plan.settings.numerics,
         "recipe": plan.settings.recipe,
         "weights": weights,
-        "layout": "NHWC",
+        "layout": layout,
         "colour_order": "as trained",
         "preprocessing": _preprocessing(model),
-        "tensors": [_tensor_facts(program, name, role) for name, role in roles],
+        "tensors": [tensor_facts(program, name, role) for name, role in roles],
         "versions": {
-            name: metadata.version(name)
-            for name in ("faq_keras", "tensorflow", "keras", "ai-edge-litert")
+            name: metadata.version(name) for name in ("faq_keras", "tensorflow", "keras", package)
         },
     }
 
@@ -166,6 +241,21 @@ def _tensor_facts(program: IntegerProgram, name: str, role: str) -> dict[str, An
         "shape": [1, *tensor.shape[1:]],
         "scale": tensor.scale[0] if tensor.scale else None,
         "zero_point": tensor.zero_point,
+    }
+
+
+def _onnx_tensor_facts(program: IntegerProgram, name: str, role: str) -> dict[str, Any]:
+    """Of the float tensor; the scale is that of its codes."""
+    from faq_keras.converters.qdq import channels_first, interface_name
+
+    codes = program.tensors[interface_name(name)]
+    return {
+        "name": codes.name,
+        "role": role,
+        "type": "float32",
+        "shape": [1, *channels_first(codes.shape[1:])],
+        "scale": codes.scale[0],
+        "zero_point": 0,
     }
 
 

@@ -241,7 +241,7 @@ def _draw(results: list[Result], control: float, data: datasets.Dataset, path: P
         [(result.file_bytes or 0) / 1024 for result in files],
         color="#7aa874",
     )
-    right.bar_label(bars, labels=[f"{result.milliseconds:.2f} ms" for result in files])
+    right.bar_label(bars, labels=[f"{result.milliseconds:.3f} ms" for result in files])
     right.set_title("File size (KiB), time per image on 1 thread")
     right.margins(y=0.15)
     with atomic_write(path) as temporary:
