@@ -144,9 +144,8 @@ def _measure_batch(
     trackers: dict[str, _TopValues] = {}
     for start in range(0, len(batch), CHUNK):
         chunk = batch[start : start + CHUNK]
-        tensors = forward(tf.constant(chunk))
-        for name in list(tensors):
-            values = tensors.pop(name).numpy()
+        for name, tensor in forward(tf.constant(chunk)).items():
+            values = np.asarray(memoryview(tensor))  # unlike .numpy(), no copy
             if name not in trackers:
                 total = values.size // len(chunk) * len(batch)
                 trackers[name] = _TopValues(name, total, percentile[name])
@@ -181,20 +180,20 @@ class _TopValues:
                 f"the model's weights."
             )
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
-        if low < 0:
-            values = np.abs(values)
-        self._merge(values[values > self._bound(values)])
+        known = np.isfinite(self.threshold)
+        bound = self.threshold if known else self._guess(values)
+        candidates = _magnitudes_above(values, bound, signed=low < 0)
+        if not known and candidates.size < self.keep:
+            candidates = np.abs(values)
+        self._merge(candidates)
 
-    def _bound(self, values: npt.NDArray[np.floating]) -> float:
-        """A value that at least `keep` candidates exceed, or -inf; at first a sample's guess."""
-        if np.isfinite(self.threshold):
-            return float(self.threshold)
-        sample = values[:: max(1, values.size // 20_000)]
+    def _guess(self, values: npt.NDArray[np.floating]) -> float:
+        """A bound from a sample that about four times the values to keep exceed, or -inf."""
+        sample = np.abs(values[:: max(1, values.size // 20_000)])
         wanted = 4 * self.keep * sample.size // max(1, values.size) + 32
         if wanted >= sample.size:
             return -np.inf
-        guess = np.partition(sample, sample.size - wanted)[sample.size - wanted]
-        return float(guess) if np.count_nonzero(values > guess) >= self.keep else -np.inf
+        return float(np.partition(sample, sample.size - wanted)[sample.size - wanted])
 
     def _merge(self, candidates: npt.NDArray[np.floating]) -> None:
         merged = np.concatenate([self.largest, candidates])
@@ -210,6 +209,18 @@ class _TopValues:
         above = ordered[min(1, ordered.size - 1)]
         high = float(ordered[0]) + self.fraction * (float(above) - float(ordered[0]))
         return Range(high, self.minimum, self.maximum)
+
+
+def _magnitudes_above(
+    values: npt.NDArray[np.floating], bound: float, signed: bool
+) -> npt.NDArray[np.floating]:
+    """The magnitudes beyond a bound; few, so no array of all magnitudes is made."""
+    if bound < 0:
+        return np.abs(values)
+    above = values[np.flatnonzero(values > bound)]
+    if not signed:
+        return above
+    return np.concatenate([above, -values[np.flatnonzero(values < -bound)]])
 
 
 def _widest(before: Range | None, now: Range) -> Range:
