@@ -16,6 +16,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -141,15 +142,19 @@ def _forward(graph: Graph, taps: list[str]) -> Any:
 def _measure_batch(
     forward: Any, batch: npt.NDArray[np.float32], percentile: Mapping[str, float]
 ) -> dict[str, Range]:
+    """Runs a batch in chunks, whose tensors are searched in parallel (numpy frees the GIL)."""
     trackers: dict[str, _TopValues] = {}
-    for start in range(0, len(batch), CHUNK):
-        chunk = batch[start : start + CHUNK]
-        for name, tensor in forward(tf.constant(chunk)).items():
-            values = np.asarray(memoryview(tensor))  # unlike .numpy(), no copy
-            if name not in trackers:
-                total = values.size // len(chunk) * len(batch)
-                trackers[name] = _TopValues(name, total, percentile[name])
-            trackers[name].update(values)
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(batch), CHUNK):
+            chunk = batch[start : start + CHUNK]
+            tensors = forward(tf.constant(chunk))
+            for name, tensor in tensors.items():
+                if name not in trackers:
+                    total = int(tf.size(tensor)) // len(chunk) * len(batch)
+                    trackers[name] = _TopValues(name, total, percentile[name])
+            # A memoryview, unlike .numpy(), is no copy.
+            arrays = [np.asarray(memoryview(tensor)) for tensor in tensors.values()]
+            list(pool.map(_TopValues.update, [trackers[name] for name in tensors], arrays))
     return {name: tracker.range() for name, tracker in trackers.items()}
 
 
