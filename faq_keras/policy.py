@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from faq_keras.calibration import Range
-from faq_keras.fixed_point import KERNEL_CLIP_STDS, code_range, range_exponent
+from faq_keras.fixed_point import KERNEL_CLIP_STDS, ceil_log2, code_range, range_exponent
 from faq_keras.graph import KERNEL_KINDS, Graph, Node
 from faq_keras.plan import (
     KernelSpec,
@@ -280,7 +280,7 @@ def _tensor(
 def _logits_exponent(largest: float, bits: int) -> int:
     """The finest step at which the largest calibrated logit has a code: no saturated ties."""
     highest = code_range(bits, signed=True)[1]
-    return int(np.ceil(np.log2(largest / (highest + 0.5))))
+    return ceil_log2(largest / (highest + 0.5))
 
 
 def _kernel(bits: int, policy: Policy) -> KernelSpec:

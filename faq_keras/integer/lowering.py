@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from faq_keras import layers as quantized_layers
+from faq_keras.fixed_point import code_range
 from faq_keras.graph import layer_calls
 from faq_keras.integer import limits
 from faq_keras.integer.constants import LayerConstants, layer_constants
@@ -198,7 +199,7 @@ def _kernel_layer(
     read = lowering.tensors[source]
     output = activation_tensor(layer.name, layer.output.shape, layer.plan.output)
     limits.check_multipliers(layer.name, read.scale[0] * scale / output.scale[0])
-    low, high = -(2 ** (layer.plan.kernel.bits - 1)) + 1, 2 ** (layer.plan.kernel.bits - 1) - 1
+    low, high = code_range(layer.plan.kernel.bits, signed=True)
     kernel = Tensor(
         f"{layer.name}/kernel", weights.shape, "int8", tuple(scale.tolist()), 0, axis,
         layer.plan.kernel.bits, low, high, np.ascontiguousarray(weights, np.int8),
