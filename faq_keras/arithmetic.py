@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from faq_keras import fixed_point
 from faq_keras.plan import TensorSpec
-from faq_keras.quantize_configs import KernelQuantizeConfig
+from faq_keras.quantize_configs import AffineQuantizeConfig, KernelQuantizeConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +101,32 @@ def fold(
     )
 
 
+def fold_affine(
+    config: AffineQuantizeConfig, batch_norm: BatchNorm | None, channels: int
+) -> Folded:
+    """A batch normalization that stands alone as a depthwise kernel: `y = x * c + b`.
+
+    There is no convolution whose accumulator it could share, so the multipliers are the weights and
+    the bias lies on the grid of their products, `2**(input exponent + multiplier exponent)`. A
+    channel whose multiplier rounds to zero is the constant beta.
+
+    Args:
+        config: Quantizers of the layer.
+        batch_norm: The normalization; None multiplies by one, for a ReLU that stands alone.
+        channels: Number of channels.
+    """
+    if batch_norm is None:
+        return Folded(tf.ones([1, 1, channels, 1]), tf.constant(0), None, None)
+    assert config.multiplier_quantizer is not None
+    scale, shift = _affine(batch_norm)
+    multiplier = config.multiplier_quantizer(scale)
+    exponent = tf.constant(config.multiplier_quantizer.spec.exponent)
+    offset = shift - multiplier * tf.cast(batch_norm.mean, tf.float64)
+    bias = _on_grid(config, offset, config.input_specs[0].exponent + exponent)
+    kernel = tf.reshape(tf.cast(multiplier, tf.float32), [1, 1, channels, 1])
+    return Folded(kernel, exponent, bias, None)
+
+
 def _affine(batch_norm: BatchNorm) -> tuple[tf.Tensor, tf.Tensor]:
     """`y = scale * (x - mean) + shift` in float64."""
     scale = tf.math.rsqrt(tf.cast(batch_norm.variance, tf.float64) + batch_norm.epsilon)
@@ -111,7 +137,7 @@ def _affine(batch_norm: BatchNorm) -> tuple[tf.Tensor, tf.Tensor]:
     return scale, tf.cast(batch_norm.beta, tf.float64)
 
 
-def _on_grid(config: KernelQuantizeConfig, bias: Any, grid: tf.Tensor) -> tf.Tensor:
+def _on_grid(config: AffineQuantizeConfig, bias: Any, grid: tf.Tensor) -> tf.Tensor:
     """The bias on the accumulator grid, as float32: the integer bias is made from these values."""
     return tf.cast(config.bias_quantizer(tf.cast(bias, tf.float64), exponent=grid), tf.float32)
 
@@ -127,7 +153,7 @@ def batch_normalize(x: tf.Tensor, batch_norm: BatchNorm) -> tuple[tf.Tensor, tf.
     """Batch normalization with the batch's statistics, by the fused kernel.
 
     Args:
-        x: `[batch, height, width, channels]`.
+        x: `[batch, height, width, channels]` or `[batch, channels]`.
         batch_norm: gamma, beta and epsilon are used.
 
     Returns:
@@ -138,10 +164,20 @@ def batch_normalize(x: tf.Tensor, batch_norm: BatchNorm) -> tuple[tf.Tensor, tf.
         tf.ones([channels]) if batch_norm.gamma is None else tf.cast(batch_norm.gamma, "float32")
     )
     beta = tf.zeros([channels]) if batch_norm.beta is None else tf.cast(batch_norm.beta, "float32")
+    image = x if x.shape.rank == 4 else x[:, None, None, :]
     y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-        x, gamma, beta, epsilon=batch_norm.epsilon, is_training=True
+        image, gamma, beta, epsilon=batch_norm.epsilon, is_training=True
     )
-    return y, mean, variance
+    return y if x.shape.rank == 4 else y[:, 0, 0, :], mean, variance
+
+
+# TensorFlow's own CPU kernel has no groups; XLA's has.
+@tf.function(jit_compile=True)
+def grouped_conv2d(
+    x: tf.Tensor, kernel: tf.Tensor, strides: Any, padding: str, dilations: Any
+) -> tf.Tensor:
+    """`tf.nn.conv2d` for a kernel `[height, width, in / groups, out]`."""
+    return tf.nn.conv2d(x, kernel, strides, padding, dilations=dilations)
 
 
 def global_average(x: tf.Tensor) -> tf.Tensor:

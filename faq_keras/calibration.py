@@ -75,7 +75,7 @@ def calibrate(
     for batch in itertools.islice(as_batches(data, batches), batches):
         batch = _checked(batch, graph[graph.inputs[0]], count)
         for name, measured in _measure_batch(forward, batch, percentile).items():
-            ranges[name] = _widest(ranges.get(name), measured)
+            ranges[name] = widest([measured, ranges.get(name, measured)])
         count += 1
     if not count:
         raise ValueError(
@@ -228,11 +228,7 @@ def _magnitudes_above(
     return np.concatenate([above, -values[np.flatnonzero(values < -bound)]])
 
 
-def _widest(before: Range | None, now: Range) -> Range:
-    if before is None:
-        return now
-    return Range(
-        max(before.high, now.high),
-        min(before.minimum, now.minimum),
-        max(before.maximum, now.maximum),
-    )
+def widest(ranges: Iterable[Range]) -> Range:
+    """The range that covers all of them; at least one."""
+    highs, minima, maxima = zip(*(dataclasses.astuple(r) for r in ranges), strict=True)
+    return Range(max(highs), min(minima), max(maxima))

@@ -13,6 +13,7 @@ see only these nodes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -27,7 +28,11 @@ KERNEL_KINDS = ("conv", "depthwise", "dense")
 PASSING_KINDS = ("max_pool", "pad", "flatten", "reshape", "identity")
 # This stays in float, behind the logits.
 HEAD_KIND = "head"
-QUANTIZED_KINDS = ("input", *KERNEL_KINDS, "add", "average_pool", "global_pool")
+QUANTIZED_KINDS = (
+    "input", *KERNEL_KINDS, "affine", "add", "concat", "requantize", "average_pool", "global_pool",
+)  # fmt: skip
+# They read a list of tensors.
+LIST_KINDS = ("add", "concat")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Node:
     Attributes:
         name: Name of its first layer.
         kind: One of `QUANTIZED_KINDS`, `PASSING_KINDS` or `HEAD_KIND`.
-        layers: The model's own layers that it stands for, in order.
+        layers: The model's own layers that it stands for, in order; none for a "requantize" node,
+            which moves a tensor onto the grid of those that it is concatenated with.
         inputs: Names of the nodes it reads.
         shape: Shape of its output, batch first and None.
         activation: None, "relu" or "relu6".
@@ -53,7 +59,9 @@ class Node:
     @property
     def label(self) -> str:
         """How error messages call it."""
-        return f"Layer '{self.name}' ({type(self.layers[0]).__name__})"
+        return (
+            f"Layer '{self.name}' ({type(self.layers[0]).__name__ if self.layers else self.kind})"
+        )
 
     @property
     def batch_norm(self) -> keras.layers.BatchNormalization | None:
@@ -65,7 +73,7 @@ class Node:
 
     def float_call(self, inputs: Sequence[Any]) -> Any:
         """Applies the float layers, in inference."""
-        value = list(inputs) if self.kind == "add" else inputs[0]
+        value = list(inputs) if self.kind in LIST_KINDS else inputs[0]
         for layer in self.layers:
             if not isinstance(layer, keras.layers.InputLayer):
                 value = layer(value)
@@ -88,17 +96,45 @@ class Graph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
+    @functools.cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @functools.cached_property
+    def _readers(self) -> dict[str, list[Node]]:
+        readers: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                readers[name].append(node)
+        return readers
+
     def __getitem__(self, name: str) -> Node:
-        return next(node for node in self.nodes if node.name == name)
+        return self._by_name[name]
 
     def consumers(self, name: str) -> list[Node]:
         """The nodes that read a node's output."""
-        return [node for node in self.nodes if name in node.inputs]
+        return self._readers[name]
 
     @property
     def quantized_nodes(self) -> list[Node]:
         """The nodes with an output tensor of their own in the plan."""
         return [node for node in self.nodes if node.kind in QUANTIZED_KINDS]
+
+    def carriers(self) -> dict[str, str]:
+        """For every node the quantized node whose codes it hands on: itself if it is one."""
+        found: dict[str, str] = {}
+        for node in self.nodes:
+            own = node.kind in QUANTIZED_KINDS
+            found[node.name] = node.name if own else found[node.inputs[0]]
+        return found
+
+    def is_signed(self, node: Node) -> bool:
+        """Whether a node's values may be negative; an input's may, as far as the graph knows."""
+        if node.kind in (*KERNEL_KINDS, "affine", "add"):
+            return node.activation is None
+        if node.kind in ("input", "requantize"):
+            return True
+        return any(self.is_signed(self[name]) for name in node.inputs)
 
 
 def evaluate(

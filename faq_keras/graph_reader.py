@@ -2,7 +2,8 @@
 
 The model's layers become raw nodes, one per call, nested models laid out flat; then what the device
 computes in one op is fused: preprocessing into the input, a batch normalization into its
-convolution, a ReLU into the op before it. Everything that cannot be quantized is reported at once.
+convolution, a ReLU into the op before it. What finds nothing to fuse with, as in DenseNet, becomes
+an affine op of its own. Everything that cannot be quantized is reported at once.
 
     graph = read_graph(model)
     print([node.name for node in graph.nodes])
@@ -11,6 +12,7 @@ convolution, a ReLU into the op before it. Everything that cannot be quantized i
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ import keras
 from faq_keras.graph import (
     HEAD_KIND,
     KERNEL_KINDS,
+    PASSING_KINDS,
     Graph,
     Node,
     functional_of,
@@ -35,6 +38,7 @@ _LAYER_KINDS: dict[type, str] = {
     keras.layers.Activation: "activation",
     keras.layers.Softmax: "activation",
     keras.layers.Add: "add",
+    keras.layers.Concatenate: "concat",
     keras.layers.MaxPooling2D: "max_pool",
     keras.layers.AveragePooling2D: "average_pool",
     keras.layers.GlobalAveragePooling2D: "global_pool",
@@ -47,6 +51,8 @@ _LAYER_KINDS: dict[type, str] = {
     keras.layers.Rescaling: "preprocess",
     keras.layers.Normalization: "preprocess",
 }
+# What these layers compute when nothing before them takes them in.
+_AFFINE_KINDS = ("batch_norm", "activation")
 SUPPORTED = ", ".join(sorted(cls.__name__ for cls in _LAYER_KINDS))
 
 
@@ -67,10 +73,14 @@ def read_graph(model: keras.Model) -> Graph:
     nodes = reader.nodes
     for can_fuse in (_is_preprocessing, _is_batch_norm_of_conv, _is_relu_of_op):
         nodes, outputs = _fuse(nodes, outputs, can_fuse)
+    nodes = [
+        dataclasses.replace(node, kind="affine") if node.kind in _AFFINE_KINDS else node
+        for node in nodes
+    ]
     inputs = tuple(node.name for node in nodes if node.kind == "input")
     graph = Graph(model.name, tuple(nodes), inputs, outputs)
     _check(graph, reader.problems)
-    return graph
+    return dataclasses.replace(graph, nodes=tuple(_on_common_grids(graph)))
 
 
 class _Reader:
@@ -112,8 +122,11 @@ class _Reader:
         layer = _as_layer(operation)
         name = layer.name if layer.name not in self._names else f"{model_name}_{layer.name}"
         inputs = tuple(self.producer[id(tensor)] for tensor in call.input_tensors)
-        if id(operation) in self._seen:
+        if id(operation) in self._seen and getattr(layer, "weights", ()):
             self.problems.append(f"Layer '{layer.name}' is called more than once (shared weights)")
+        elif id(operation) in self._seen and type(layer) in _LAYER_KINDS:
+            name = self._unused(layer.name)
+            layer = type(layer).from_config(layer.get_config() | {"name": name})
         self._seen.add(id(operation))
         self._names.add(name)
         shape = tuple(call.outputs[0].shape)
@@ -126,14 +139,22 @@ class _Reader:
         for tensor in call.outputs:
             self.producer[id(tensor)] = self.nodes[-1].name
 
+    def _unused(self, name: str) -> str:
+        """A name for one more call of a layer without weights."""
+        numbered = (f"{name}_{count}" for count in itertools.count(1))
+        return next(candidate for candidate in numbered if candidate not in self._names)
+
 
 def _as_layer(operation: Any) -> Any:
     """`x + y` and `keras.ops.relu(x)` are operations in a functional model: their layer twins."""
     module = type(operation).__module__
     if isinstance(operation, keras.layers.Layer) or not module.startswith("keras."):
         return operation
+    kind = type(operation).__name__
+    if kind == "Concatenate":
+        return keras.layers.Concatenate(operation.axis, name=operation.name)
     twins = {"Add": keras.layers.Add, "Relu": keras.layers.ReLU, "Identity": keras.layers.Identity}
-    twin = twins.get(type(operation).__name__)
+    twin = twins.get(kind)
     return twin(name=operation.name) if twin else operation
 
 
@@ -199,7 +220,7 @@ def _is_batch_norm_of_conv(producer: Node, node: Node) -> bool:
 
 def _is_relu_of_op(producer: Node, node: Node) -> bool:
     """A ReLU is the clamp of the op before it."""
-    can_clamp = producer.kind in (*KERNEL_KINDS, "add")
+    can_clamp = producer.kind in (*KERNEL_KINDS, "batch_norm", "add")
     return node.kind == "activation" and can_clamp and producer.activation is None
 
 
@@ -226,6 +247,39 @@ def _fuse(
     return list(fused.values()), tuple(alias.get(name, name) for name in outputs)
 
 
+def _on_common_grids(graph: Graph) -> list[Node]:
+    """Makes the inputs of every concatenation alike: TFLite's kernel only copies.
+
+    Unsigned tensors that are concatenated with signed ones, and the network's inputs, get a
+    "requantize" node; the plan then gives all of them one exponent.
+    """
+    signed: dict[str, Node] = {}
+    nodes = []
+    for node in graph.nodes:
+        if node.kind == "concat":
+            inputs = []
+            for name in node.inputs:
+                source = graph[name]
+                alike = graph.is_signed(source) == graph.is_signed(node)
+                if alike and not _carries_input(graph, source):
+                    inputs.append(name)
+                    continue
+                if name not in signed:
+                    signed[name] = Node(f"{name}_signed", "requantize", (), (name,), source.shape)
+                    nodes.append(signed[name])
+                inputs.append(signed[name].name)
+            node = dataclasses.replace(node, inputs=tuple(inputs))
+        nodes.append(node)
+    return nodes
+
+
+def _carries_input(graph: Graph, node: Node) -> bool:
+    """Whether its codes are those of the network's input, whose sign only the data tell."""
+    if node.kind in (*PASSING_KINDS, "average_pool"):
+        return _carries_input(graph, graph[node.inputs[0]])
+    return node.kind == "input"
+
+
 def _check(graph: Graph, problems: list[str]) -> None:
     """Raises one error that lists everything that cannot be quantized."""
     problems = list(problems)
@@ -237,29 +291,24 @@ def _check(graph: Graph, problems: list[str]) -> None:
         listed = "\n  - ".join(dict.fromkeys(problems))
         raise ValueError(
             f"Model '{graph.name}' cannot be quantized:\n  - {listed}\n"
-            f"Supported layers: {SUPPORTED}; a BatchNormalization directly behind a Conv2D or "
-            f"DepthwiseConv2D, a ReLU or ReLU6 "
-            "directly behind a convolution, a Dense or an Add. Replace these layers, or quantize "
-            "the part of the model "
-            "without them."
+            f"Supported layers: {SUPPORTED}. Replace these layers, or quantize the part of the "
+            "model without them."
         )
 
 
 def _why_not(node: Node, graph: Graph) -> str | None:
     """Why a node cannot be quantized, or None."""
     layer = node.layers[0]
-    if node.kind == "batch_norm":
-        return (
-            "stands alone: no Conv2D or DepthwiseConv2D without activation feeds it, and it alone"
-        )
-    if node.kind == "activation":
-        return (
-            "stands alone: no convolution, Dense or Add without activation feeds it, and it alone"
-        )
     if getattr(layer, "data_format", None) == "channels_first":
         return "is channels_first: rebuild the model with data_format='channels_last'"
-    if node.kind == "conv" and layer.groups != 1:
-        return "is a grouped convolution, which is not supported yet"
+    rank = len(node.shape)
+    if node.kind == "affine" and rank not in (2, 4):
+        return f"works on {rank} dimensions: flatten its input first"
+    axis = getattr(layer, "axis", -1)
+    if node.kind in ("affine", "concat") and axis not in (-1, rank - 1):
+        return f"works along axis {axis}: only the last one, the channels, is supported"
+    if node.kind == "concat" and rank not in (2, 4):
+        return f"concatenates tensors of {rank} dimensions: only 2 and 4 are supported"
     if node.kind == "dense" and len(layer.kernel.shape) == 2 and len(node.shape) != 2:
         return "is applied to more than two dimensions: flatten its input first"
     if node.kind == "add":

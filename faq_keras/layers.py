@@ -7,13 +7,14 @@ it does to them is decided by a quantize config, made from its entry in the plan
 batch statistics, inference the folded integer arithmetic (`arithmetic`).
 
     q = faq_keras.apply(model, bits=4, calibration_data=x)
-    layer = q.get_layer("conv1")          # a QuantizedConv2D, named after the first float layer in
-    it layer.float_layers                    # [<Conv2D conv1>, <BatchNormalization bn1>, <ReLU
-    relu1>] layer.plan.output                     # 4 unsigned bits, step 2^-2
+    layer = q.get_layer("conv1")    # a QuantizedConv2D, named after the first float layer in it
+    layer.float_layers              # [<Conv2D conv1>, <BatchNormalization bn1>, <ReLU relu1>]
+    layer.plan.output               # 4 unsigned bits, step 2^-2
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +24,11 @@ import tensorflow as tf
 
 from faq_keras import arithmetic
 from faq_keras.plan import LayerPlan, PlanSettings, TensorSpec
-from faq_keras.quantize_configs import KernelQuantizeConfig, quantize_config
+from faq_keras.quantize_configs import (
+    AffineQuantizeConfig,
+    KernelQuantizeConfig,
+    quantize_config,
+)
 
 register = keras.saving.register_keras_serializable(package="faq_keras")
 
@@ -111,25 +116,16 @@ class QuantizedInput(QuantizedLayer):
         return super().get_config() | {"settings": dataclasses.asdict(self.settings)}
 
 
-class QuantizedKernelLayer(QuantizedLayer):
-    """Base of the layers with a kernel: kernel layer [+ BatchNormalization] [+ ReLU]."""
+class QuantizedFoldedLayer(QuantizedLayer):
+    """Base of the layers `(accumulator + b) * c`: [kernel layer] [+ BatchNormalization] [+ ReLU].
 
-    quantize_config: KernelQuantizeConfig
-
-    @property
-    def channel_shape(self) -> tuple[int, ...]:
-        """Sizes of the kernel's last axes, the output channels."""
-        return tuple(self.kernel_layer.kernel.shape[-1:])
-
-    @property
-    def kernel_layer(self) -> keras.layers.Layer:
-        """The convolution or dense layer."""
-        return self.float_layers[0]
+    A subclass says what it accumulates, and gives its integer constants.
+    """
 
     @property
     def batch_norm_layer(self) -> keras.layers.BatchNormalization | None:
         """The batch normalization, or None."""
-        for layer in self.float_layers[1:]:
+        for layer in self.float_layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 return layer
         return None
@@ -145,16 +141,17 @@ class QuantizedKernelLayer(QuantizedLayer):
             epsilon=layer.epsilon,
         )
 
+    @abc.abstractmethod
     def fold(self) -> arithmetic.Folded:
         """The constants of the integer op, as inference uses them."""
-        layer = self.kernel_layer
-        return arithmetic.fold(
-            self.quantize_config,
-            kernel=layer.kernel,
-            bias=layer.bias if layer.use_bias else None,
-            batch_norm=self._batch_norm() if self.batch_norm_layer is not None else None,
-            channel_shape=self.channel_shape,
-        )
+
+    @abc.abstractmethod
+    def accumulate(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """The sum of products of the op, without bias."""
+
+    @abc.abstractmethod
+    def before_batch_norm(self, inputs: tf.Tensor) -> tf.Tensor:
+        """What the batch normalization reads while training."""
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Batch statistics while training, the folded integer form otherwise."""
@@ -167,13 +164,10 @@ class QuantizedKernelLayer(QuantizedLayer):
         return self.quantize_config.output_quantizer(x, training)
 
     def _train_batch_norm(self, inputs: tf.Tensor) -> tf.Tensor:
-        layer = self.kernel_layer
-        x = self.accumulate(inputs, self.quantize_config.kernel_quantizer(layer.kernel))
-        if layer.use_bias:
-            x = x + layer.bias
-        x, mean, variance = arithmetic.batch_normalize(x, self._batch_norm())
+        x = self.before_batch_norm(inputs)
+        y, mean, variance = arithmetic.batch_normalize(x, self._batch_norm())
         self._move_statistics(mean, variance)
-        return x
+        return y
 
     def _move_statistics(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
         layer = self.batch_norm_layer
@@ -182,19 +176,49 @@ class QuantizedKernelLayer(QuantizedLayer):
         for moving, batch in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
             moving.assign(moving * keep + tf.stop_gradient(batch) * (1.0 - keep))
 
-    def accumulate(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        """The sum of products of the op, without bias."""
-        raise NotImplementedError
+
+class QuantizedKernelLayer(QuantizedFoldedLayer):
+    """Base of the layers with a kernel: convolutions and dense layers."""
+
+    quantize_config: KernelQuantizeConfig
+
+    @property
+    def channel_shape(self) -> tuple[int, ...]:
+        """Sizes of the kernel's last axes, the output channels."""
+        return tuple(self.kernel_layer.kernel.shape[-1:])
+
+    @property
+    def kernel_layer(self) -> keras.layers.Layer:
+        """The convolution or dense layer."""
+        return self.float_layers[0]
+
+    def fold(self) -> arithmetic.Folded:
+        """Quantized weights; bias and batch normalization as bias and multiplier."""
+        layer = self.kernel_layer
+        return arithmetic.fold(
+            self.quantize_config,
+            kernel=layer.kernel,
+            bias=layer.bias if layer.use_bias else None,
+            batch_norm=self._batch_norm() if self.batch_norm_layer is not None else None,
+            channel_shape=self.channel_shape,
+        )
+
+    def before_batch_norm(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The layer with quantized weights and its float bias."""
+        layer = self.kernel_layer
+        x = self.accumulate(inputs, self.quantize_config.kernel_quantizer(layer.kernel))
+        return x + layer.bias if layer.use_bias else x
 
 
 @register
 class QuantizedConv2D(QuantizedKernelLayer):
-    """Conv2D [+ BatchNormalization] [+ ReLU] as one CONV_2D."""
+    """Conv2D [+ BatchNormalization] [+ ReLU] as one CONV_2D; grouped ones, too."""
 
     def accumulate(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        """`[batch, height, width, in]` and `[height, width, in, out]`."""
+        """`[batch, height, width, in]` and `[height, width, in / groups, out]`."""
         conv = self.kernel_layer
-        return tf.nn.conv2d(
+        convolve = tf.nn.conv2d if conv.groups == 1 else arithmetic.grouped_conv2d
+        return convolve(
             inputs, kernel, conv.strides, conv.padding.upper(), dilations=conv.dilation_rate
         )
 
@@ -224,6 +248,53 @@ class QuantizedDense(QuantizedKernelLayer):
     def accumulate(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """`[batch, in]` and `[in, out]`."""
         return tf.matmul(inputs, kernel)
+
+
+@register
+class QuantizedAffine(QuantizedFoldedLayer):
+    """BatchNormalization [+ ReLU], or a ReLU, that stand alone: a 1x1 DEPTHWISE_CONV_2D.
+
+    The kernel holds the 8-bit multipliers. With a BatchNormalization, `[batch, channels]` works as
+    well as `[batch, height, width, channels]`.
+    """
+
+    quantize_config: AffineQuantizeConfig
+
+    def fold(self) -> arithmetic.Folded:
+        """Multipliers (ones, for a ReLU) as a depthwise kernel `[1, 1, channels, 1]`."""
+        batch_norm = self._batch_norm() if self.batch_norm_layer is not None else None
+        return arithmetic.fold_affine(self.quantize_config, batch_norm, self._channels)
+
+    def build(self, input_shape: Any) -> None:
+        """Builds the float layers and notes the number of channels."""
+        self._channels = int(input_shape[-1])
+        super().build(input_shape)
+
+    def before_batch_norm(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The input itself."""
+        return inputs
+
+    def accumulate(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """`[..., channels]` and `[1, 1, channels, 1]`."""
+        return inputs * tf.reshape(kernel, [-1])
+
+
+@register
+class QuantizedConcatenate(QuantizedLayer):
+    """Concatenate along the channels as one CONCATENATION of tensors on one grid."""
+
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Joins `[..., channels]` tensors."""
+        return tf.concat(list(inputs), axis=-1)
+
+
+@register
+class QuantizedRequantize(QuantizedLayer):
+    """Moves a tensor onto the grid of those that it is concatenated with: one QUANTIZE."""
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Rounds half up, as XNNPACK does; exact where the new step divides the old one."""
+        return self.quantize_config.output_quantizer(inputs, training)
 
 
 @register
@@ -264,6 +335,9 @@ QUANTIZED_LAYERS: dict[str, type[QuantizedLayer]] = {
     "conv": QuantizedConv2D,
     "depthwise": QuantizedDepthwiseConv2D,
     "dense": QuantizedDense,
+    "affine": QuantizedAffine,
+    "concat": QuantizedConcatenate,
+    "requantize": QuantizedRequantize,
     "add": QuantizedAdd,
     "average_pool": QuantizedAveragePooling2D,
     "global_pool": QuantizedGlobalAveragePooling2D,

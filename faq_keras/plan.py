@@ -168,8 +168,9 @@ class LayerPlan:
         """`(tensor name, role, description)` of every tensor of the layer."""
         if self.kernel:
             yield f"{self.name}/kernel", "kernel", str(self.kernel)
-            if self.multiplier:
-                yield f"{self.name}/multiplier", "bn multiplier", str(self.multiplier)
+        if self.multiplier:
+            yield f"{self.name}/multiplier", "bn multiplier", str(self.multiplier)
+        if self.kernel or self.multiplier:
             yield f"{self.name}/bias", "bias", "32 signed   accumulator grid"
         yield self.name, _ROLES.get(self.kind, self.kind), str(self.output)
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from faq_keras.calibration import Range
+from faq_keras.calibration import Range, widest
 from faq_keras.fixed_point import KERNEL_CLIP_STDS, ceil_log2, code_range, range_exponent
 from faq_keras.graph import KERNEL_KINDS, Graph, Node
 from faq_keras.plan import (
@@ -121,7 +121,29 @@ def layer_bits(graph: Graph, settings: PlanSettings, policy: Policy) -> dict[str
             )
         weights, activations = value if isinstance(value, tuple) else (value, value)
         bits.update({name: LayerBits(weights, activations) for name in names})
+    for grid in set(common_grids(graph).values()):
+        clamped = [name for name in grid if graph[name].activation]
+        most = max((bits[name].activations for name in clamped), default=0)
+        for name in clamped:
+            bits[name] = dataclasses.replace(bits[name], activations=most)
     return bits
+
+
+def common_grids(graph: Graph) -> dict[str, tuple[str, ...]]:
+    """The quantized nodes that share bits and exponent with each quantized node, itself included.
+
+    A concatenation only copies, and AVERAGE_POOL_2D keeps its input's scale: both have the grid of
+    what they read.
+    """
+    grids: dict[str, tuple[str, ...]] = {}
+    carriers = graph.carriers()
+    for node in graph.quantized_nodes:
+        together = [node.name]
+        if node.kind in ("concat", "average_pool"):
+            together += [name for read in node.inputs for name in grids[carriers[read]]]
+        grid = tuple(dict.fromkeys(together))
+        grids.update(dict.fromkeys(grid, grid))
+    return grids
 
 
 def first_layers(graph: Graph) -> set[str]:
@@ -153,7 +175,7 @@ def last_activations(graph: Graph) -> set[str]:
         if node.name in found:
             continue
         found.add(node.name)
-        if node.kind not in (*KERNEL_KINDS, "add", "input"):
+        if node.kind not in (*KERNEL_KINDS, "affine", "add", "input"):
             pending += list(node.inputs)
     return found
 
@@ -169,8 +191,8 @@ def percentiles(
     """
     chosen = {}
     for node in graph.quantized_nodes:
-        if node.kind == "average_pool":
-            continue  # shares its input's exponent
+        if node.kind in _UNMEASURED_KINDS:
+            continue
         if node.kind == "input" or is_logits(graph, node):
             chosen[node.name] = 100.0
         elif percentile is not None:
@@ -179,6 +201,10 @@ def percentiles(
             narrow = node.activation is not None and bits[node.name].activations < 8
             chosen[node.name] = 99.9 if narrow else 99.99
     return chosen
+
+
+# Their range is that of the tensors whose grid they share.
+_UNMEASURED_KINDS = ("average_pool", "concat", "requantize")
 
 
 def is_logits(graph: Graph, node: Node) -> bool:
@@ -205,22 +231,19 @@ def make_plan(
     """
     bits = layer_bits(graph, settings, policy)
     _refuse_dead(graph, ranges)
-    producer: dict[str, str] = {}  # node -> the quantized node whose codes it carries
     specs: dict[str, TensorSpec] = {}
     layers = []
-    for node in graph.nodes:
-        sources = tuple(producer[name] for name in node.inputs)
-        if node not in graph.quantized_nodes:
-            producer[node.name] = sources[0]
-            continue
-        producer[node.name] = node.name
-        if node.kind == "average_pool":
-            specs[node.name] = specs[sources[0]]
+    carriers = graph.carriers()
+    reach = _grid_ranges(graph, ranges)
+    for node in graph.quantized_nodes:
+        sources = tuple(carriers[name] for name in node.inputs)
+        if node.kind in ("average_pool", "concat"):
+            specs[node.name] = _joined([specs[name] for name in sources])
         else:
             unsigned = node.activation is not None or (
                 node.kind == "global_pool" and not specs[sources[0]].signed
             )
-            specs[node.name] = _tensor(node, graph, ranges[node.name], unsigned, bits, settings)
+            specs[node.name] = _tensor(node, graph, reach[node.name], unsigned, bits, settings)
         layers.append(
             LayerPlan(
                 name=node.name,
@@ -234,6 +257,25 @@ def make_plan(
             )
         )
     return QuantPlan(settings, tuple(layers))
+
+
+def _grid_ranges(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """The range of everything on a quantized node's grid; a requantized tensor counts as well."""
+    carriers, grids = graph.carriers(), common_grids(graph)
+    found = {}
+    for node in graph.quantized_nodes:
+        members = list(grids[node.name])
+        moved = [graph[name] for name in members if graph[name].kind == "requantize"]
+        members += [other for m in moved for other in grids[carriers[m.inputs[0]]]]
+        found[node.name] = widest(ranges[name] for name in members if name in ranges)
+    return found
+
+
+def _joined(specs: list[TensorSpec]) -> TensorSpec:
+    """The grid that tensors share, and a limit only if all of them have one."""
+    limits = [spec.limit for spec in specs if spec.limit is not None]
+    limit = max(limits) if len(limits) == len(specs) else None
+    return dataclasses.replace(specs[0], limit=limit)
 
 
 def _refuse_dead(graph: Graph, ranges: Mapping[str, Range]) -> None:

@@ -26,7 +26,7 @@ from faq_keras.quantizers import (
 
 # How the kernel behind each node kind rounds its output (XNNPACK; `integer.rounding` holds the
 # other runtimes).
-_ROUNDING = {"add": fixed_point.HALF_UP}
+_ROUNDING = {"add": fixed_point.HALF_UP, "requantize": fixed_point.HALF_UP}
 _HEAD_ROUNDING = fixed_point.HALF_AWAY  # the int16 fully connected kernel
 
 
@@ -79,13 +79,26 @@ class OutputQuantizeConfig(QuantizeConfig):
         return cls(LayerPlan.from_dict(config["plan"]), specs)
 
 
-class KernelQuantizeConfig(OutputQuantizeConfig):
+class AffineQuantizeConfig(OutputQuantizeConfig):
+    """A layer that multiplies and adds per channel: a batch normalization that stands alone.
+
+    Attributes:
+        multiplier_quantizer: Quantizer of the batch normalization multipliers, or None.
+        bias_quantizer: Quantizer of the additive constants.
+    """
+
+    def __init__(self, plan: LayerPlan, input_specs: tuple[TensorSpec, ...]) -> None:
+        super().__init__(plan, input_specs)
+        multiplier = plan.multiplier
+        self.multiplier_quantizer = MultiplierQuantizer(multiplier) if multiplier else None
+        self.bias_quantizer = BiasQuantizer()
+
+
+class KernelQuantizeConfig(AffineQuantizeConfig):
     """A layer with a kernel: convolutions and dense layers, with their batch normalization.
 
     Attributes:
         kernel_quantizer: Quantizer of the weights.
-        multiplier_quantizer: Quantizer of the batch normalization multipliers, or None.
-        bias_quantizer: Quantizer of the additive constants.
     """
 
     def __init__(self, plan: LayerPlan, input_specs: tuple[TensorSpec, ...]) -> None:
@@ -93,9 +106,6 @@ class KernelQuantizeConfig(OutputQuantizeConfig):
         if plan.kernel is None:
             raise ValueError(f"Layer '{plan.name}' ({plan.kind}) has no kernel entry in its plan.")
         self.kernel_quantizer = KernelQuantizer(plan.kernel)
-        multiplier = plan.multiplier
-        self.multiplier_quantizer = MultiplierQuantizer(multiplier) if multiplier else None
-        self.bias_quantizer = BiasQuantizer()
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         """The kernel and its quantizer (tfmot's interface)."""
@@ -106,14 +116,14 @@ class KernelQuantizeConfig(OutputQuantizeConfig):
         layer.kernel = quantize_weights[0]
 
 
-def quantize_config(
-    plan: LayerPlan, input_specs: tuple[TensorSpec, ...]
-) -> OutputQuantizeConfig | KernelQuantizeConfig:
+def quantize_config(plan: LayerPlan, input_specs: tuple[TensorSpec, ...]) -> OutputQuantizeConfig:
     """The quantize config of a layer.
 
     Args:
         plan: The layer's entry in the plan.
         input_specs: The tensors it reads, `QuantPlan.input_specs(name)`.
     """
-    role = KernelQuantizeConfig if plan.kernel else OutputQuantizeConfig
+    if plan.kernel:
+        return KernelQuantizeConfig(plan, input_specs)
+    role = AffineQuantizeConfig if plan.kind == "affine" else OutputQuantizeConfig
     return role(plan, input_specs)

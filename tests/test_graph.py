@@ -63,12 +63,36 @@ def test_preprocessing_belongs_to_the_input():
     assert summary(keras.Model(inputs, layers.Conv2D(4, 3)(x)))[0] == ("input", None, 3)
 
 
-def test_relu_with_a_second_reader_of_its_conv_is_not_fused():
+def test_relu_with_a_second_reader_of_its_conv_stands_alone():
     inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(3, 3, padding="same", name="c")(inputs)
     model = keras.Model(inputs, layers.Add()([layers.ReLU(name="r")(x), x]))
-    with pytest.raises(ValueError, match=r"Layer 'r' \(ReLU\) stands alone"):
-        read_graph(model)
+    assert summary(model)[1:3] == [("conv", None, 1), ("affine", "relu", 1)]
+
+
+def test_batch_norm_and_relu_that_stand_alone_are_one_node():
+    inputs = keras.Input((8, 8, 3))
+    x = layers.MaxPooling2D()(layers.Conv2D(3, 3)(inputs))
+    model = keras.Model(inputs, layers.ReLU()(layers.BatchNormalization()(x)))
+    assert summary(model)[-1] == ("affine", "relu", 2)
+
+
+@pytest.mark.parametrize(
+    "join", [layers.Concatenate(), lambda parts: keras.ops.concatenate(parts, axis=-1)]
+)
+def test_unsigned_tensors_join_signed_ones_through_a_requantization(join):
+    inputs = keras.Input((8, 8, 3))
+    a = layers.MaxPooling2D()(layers.Conv2D(3, 1, activation="relu", name="a")(inputs))
+    b = layers.Conv2D(4, 1, strides=2, name="b")(inputs)
+    c = join([a, b])
+    model = keras.Model(inputs, join([c, a, join([a, a])]))
+    graph = read_graph(model)
+    moved = [node for node in graph.nodes if node.kind == "requantize"]
+    # The pooled ReLU, once for both of its readers, and the inner concatenation.
+    assert [graph[node.inputs[0]].kind for node in moved] == ["max_pool", "concat"]
+    for node in graph.nodes:
+        if node.kind == "concat":
+            assert len({graph.is_signed(graph[name]) for name in node.inputs}) == 1
 
 
 def test_nested_models_are_laid_out_flat():
@@ -96,20 +120,30 @@ def test_evaluate_computes_what_the_model_computes():
 
 def test_everything_unsupported_is_listed_at_once():
     inputs = keras.Input((8, 8, 3))
-    x = layers.Conv2D(6, 3, groups=3, name="grouped")(inputs)
+    x = layers.Conv2D(6, 3, name="conv")(inputs)
     x = layers.LeakyReLU(name="leaky")(x)
-    x = layers.BatchNormalization(name="alone")(layers.MaxPooling2D()(x))
+    x = layers.BatchNormalization(1, name="rows")(layers.MaxPooling2D()(x))
+    x = layers.Concatenate(2, name="columns")([x, x])
     x = layers.Multiply(name="gate")([x, x])
     x = layers.Dense(4, name="deep")(x)
     x = layers.Conv2D(2, 1, activation="gelu", name="curvy")(x)
     with pytest.raises(ValueError, match="cannot be quantized") as error:
         read_graph(keras.Model(inputs, layers.Softmax()(x), name="net"))
-    for name in ("grouped", "leaky", "alone", "gate", "deep", "curvy"):
+    for name in ("leaky", "rows", "columns", "gate", "deep", "curvy"):
         assert f"Layer '{name}'" in str(error.value)
     assert "Supported layers: Activation, Add" in str(error.value)
 
 
-def test_shared_layers_are_refused():
+def test_layers_without_weights_may_be_shared():
+    inputs = keras.Input((8, 8, 3))
+    relu, pool = layers.ReLU(name="relu"), layers.MaxPooling2D(name="pool")
+    x = relu(layers.Conv2D(3, 3)(pool(relu(layers.Conv2D(3, 3)(inputs)))))
+    graph = read_graph(keras.Model(inputs, pool(x)))
+    names = [layer.name for node in graph.nodes for layer in node.layers]
+    assert {"relu", "relu_1", "pool", "pool_1"} <= set(names)
+
+
+def test_shared_layers_with_weights_are_refused():
     inputs = keras.Input((8, 8, 3))
     conv = layers.Conv2D(3, 3, padding="same", name="shared")
     with pytest.raises(ValueError, match="'shared' is called more than once"):

@@ -146,6 +146,12 @@ def _add(op: Op, program: IntegerProgram, packed: frozenset[str]) -> Encoding:
     return Encoding(Code.ADD, 2, "1.14.0", Options.AddOptions, options)
 
 
+def _concatenation(op: Op, program: IntegerProgram, packed: frozenset[str]) -> Encoding:
+    options = schema.ConcatenationOptionsT()
+    options.axis = op.attributes["axis"]
+    return Encoding(Code.CONCATENATION, 2, "1.14.0", Options.ConcatenationOptions, options)
+
+
 def _pool_2d(op: Op, program: IntegerProgram, packed: frozenset[str]) -> Encoding:
     options = schema.Pool2DOptionsT()
     _set_window(options, op)
@@ -192,6 +198,7 @@ _HANDLERS: Mapping[str, Callable[[Op, IntegerProgram, frozenset[str]], Encoding]
     "depthwise_conv_2d": _depthwise_conv_2d,
     "fully_connected": _fully_connected,
     "add": _add,
+    "concatenation": _concatenation,
     "average_pool_2d": _pool_2d,
     "max_pool_2d": _pool_2d,
     "pad": _pad,

@@ -1,6 +1,6 @@
 """The integer constants of a kernel layer: the tensors of its inference, divided by their steps.
 
-Nothing is derived anew. `QuantizedKernelLayer.fold` gives the weights, biases and multipliers that
+Nothing is derived anew. `QuantizedFoldedLayer.fold` gives the weights, biases and multipliers that
 Keras' inference computes with; each lies on a power-of-two grid, so the division is exact, and a
 remainder is an error.
 

@@ -64,3 +64,24 @@ def check_add(layer: str, input_scales: Sequence[float], output_scale: float) ->
                 "the branches are too far apart: calibrate with data that is typical of the "
                 "model's inputs."
             )
+
+
+def check_quantize(layer: str, input_scale: float, output_scale: float) -> None:
+    """Checks the scales of a QUANTIZE between int8 tensors.
+
+    Args:
+        layer: Its name, for the message.
+        input_scale: Scale of what it reads.
+        output_scale: Scale of what it gives.
+
+    Raises:
+        ValueError: If XNNPACK would leave it to a kernel with another rounding.
+    """
+    ratio = input_scale / output_scale
+    if not QUANTIZE_RATIO_START <= ratio < QUANTIZE_RATIO_END:
+        raise ValueError(
+            f"Layer '{layer}' moves a tensor to a step that is {1 / ratio:g} times its own; "
+            f"XNNPACK does from {QUANTIZE_RATIO_START:g} to below {QUANTIZE_RATIO_END:g}. The "
+            "tensors that are concatenated have ranges too far apart: calibrate with data that is "
+            "typical of the model's inputs."
+        )

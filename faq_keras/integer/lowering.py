@@ -2,7 +2,7 @@
 
 This is the one place where the constants of training turn into the constants of a device. Nothing
 is derived anew: weights, biases and multipliers are the very tensors that the layers' inference
-uses (`QuantizedKernelLayer.fold`), divided by their power-of-two steps. Each accumulating op gets a
+uses (`QuantizedFoldedLayer.fold`), divided by their power-of-two steps. Each accumulating op gets a
 proof that its accumulator cannot overflow.
 
     program = lower(q)
@@ -26,9 +26,9 @@ from faq_keras import layers as quantized_layers
 from faq_keras.fixed_point import code_range
 from faq_keras.graph import layer_calls
 from faq_keras.integer import limits
+from faq_keras.integer.builder import ProgramBuilder, activation_tensor
 from faq_keras.integer.constants import LayerConstants, layer_constants
-from faq_keras.integer.program import AccumulatorBound, IntegerProgram, Op, Tensor
-from faq_keras.plan import TensorSpec
+from faq_keras.integer.program import IntegerProgram, Tensor
 from faq_keras.rewrite.keras3 import plan_of
 
 INPUT_TYPES = ("int8", "uint8", "float32")
@@ -56,122 +56,51 @@ def lower(model: keras.Model, input_type: str = "int8", softmax: bool = False) -
             f"input_type must be one of {', '.join(INPUT_TYPES)}, received {input_type!r}."
         )
     plan = plan_of(model)
-    lowering = _Lowering(input_type)
+    builder = ProgramBuilder(input_type)
     names: dict[int, str] = {}
     for call in layer_calls(model):
         read = [names[id(tensor)] for tensor in call.input_tensors]
-        result = lowering.add(call.operation, read)
+        result = _add_layer(builder, call.operation, read)
         names.update({id(tensor): result for tensor in call.outputs})
     outputs = [names[id(tensor)] for tensor in model.outputs]
     if softmax:
-        outputs = [_softmax(lowering, name) for name in outputs]
+        outputs = [_softmax(builder, name) for name in outputs]
     return IntegerProgram(
         name=model.name,
-        tensors=lowering.tensors,
-        ops=tuple(lowering.ops),
-        inputs=tuple(lowering.inputs),
+        tensors=builder.tensors,
+        ops=tuple(builder.ops),
+        inputs=tuple(builder.inputs),
         outputs=tuple(outputs),
         numerics=plan.settings.numerics,
-        bounds=tuple(lowering.bounds),
+        bounds=tuple(builder.bounds),
     )
 
 
-class _Lowering:
-    """Collects tensors and ops; `add` gives the name of the tensor that a layer produces."""
-
-    def __init__(self, input_type: str) -> None:
-        self.input_type = input_type
-        self.tensors: dict[str, Tensor] = {}
-        self.ops: list[Op] = []
-        self.inputs: list[str] = []
-        self.bounds: list[AccumulatorBound] = []
-
-    def add(self, layer: Any, inputs: list[str]) -> str:
-        """Adds what a layer computes."""
-        for cls, handler in _HANDLERS.items():
-            if isinstance(layer, cls):
-                return handler(self, layer, inputs)
-        raise ValueError(
-            f"Layer '{layer.name}' ({type(layer).__name__}) of the quantized model has no integer "
-            f"op. Models made by "
-            "faq_keras.apply have one for every layer: quantize the float model with this layer in "
-            "it, or remove it."
-        )
-
-    def tensor(self, tensor: Tensor) -> str:
-        """Registers a tensor."""
-        if tensor.name in self.tensors:
-            raise ValueError(
-                f"Two layers of the model produce the tensor '{tensor.name}': rename one."
-            )
-        self.tensors[tensor.name] = tensor
-        return tensor.name
-
-    def op(self, kind: str, name: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Appends an op."""
-        self.ops.append(Op(kind, name, tuple(inputs), (output,), attributes))
-        return output
-
-    def like(self, source: str, name: str, shape: tuple[int | None, ...]) -> str:
-        """A tensor with the quantization of another one."""
-        return self.tensor(dataclasses.replace(self.tensors[source], name=name, shape=shape))
-
-    def bound(
-        self, layer: Any, source: str, codes: npt.NDArray[Any], bias: npt.NDArray[Any]
-    ) -> None:
-        """Proves that no accumulator of an op overflows, even for the worst input.
-
-        Args:
-            layer: The layer.
-            source: Name of its input tensor.
-            codes: Weights, `[channels, products]`.
-            bias: `[channels]`.
-        """
-        spec = self.tensors[source]
-        low, high = spec.lowest - spec.zero_point, spec.highest - spec.zero_point
-        codes = codes.astype(np.int64)
-        positive, negative = np.maximum(codes, 0).sum(1), np.minimum(codes, 0).sum(1)
-        # Padding gives zero products, so neither end is below 0 for the sum alone.
-        highest = np.maximum(positive * high + negative * low, 0) + bias
-        lowest = np.minimum(positive * low + negative * high, 0) + bias
-        worst = int(max(np.abs(highest).max(), np.abs(lowest).max(), np.abs(bias).max()))
-        if worst >= 2**31:
-            raise ValueError(
-                f"Layer '{layer.name}' ({type(layer).__name__}) could overflow its 32-bit "
-                f"accumulator: its weights and input "
-                f"range allow a sum of {worst} (limit {2**31 - 1}). Use fewer bits for its weights "
-                f"or its input."
-            )
-        self.bounds.append(AccumulatorBound(layer.name, worst))
-
-
-def activation_tensor(name: str, shape: tuple[int | None, ...], spec: TensorSpec) -> Tensor:
-    """The program tensor of an activation: the plan's codes, moved by the zero point."""
-    return Tensor(
-        name=name,
-        shape=(None, *shape[1:]),
-        dtype="int16" if spec.bits == 16 else "int8",
-        scale=(spec.step,),
-        zero_point=spec.zero_point,
-        bits=spec.bits,
-        lowest=spec.lowest + spec.zero_point,
-        highest=spec.highest + spec.zero_point,
+def _add_layer(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
+    """Adds what a layer computes; gives the name of its tensor."""
+    for cls, handler in _HANDLERS.items():
+        if isinstance(layer, cls):
+            return handler(builder, layer, inputs)
+    raise ValueError(
+        f"Layer '{layer.name}' ({type(layer).__name__}) of the quantized model has no integer op. "
+        "Models made by faq_keras.apply have one for every layer: quantize the float model with "
+        "this layer in it, or remove it."
     )
 
 
-def _input(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+def _input(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     return ""  # the InputLayer; the tensor comes with the QuantizedInput behind it
 
 
-def _quantized_input(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+def _quantized_input(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     codes = activation_tensor(layer.plan.name, layer.output.shape, layer.plan.output)
-    if lowering.input_type == "int8":
-        lowering.inputs.append(lowering.tensor(codes))
+    if builder.input_type == "int8":
+        builder.inputs.append(builder.tensor(codes))
         return codes.name
     source = dataclasses.replace(
-        codes, name=f"{codes.name}/{lowering.input_type}", dtype=lowering.input_type
+        codes, name=f"{codes.name}/{builder.input_type}", dtype=builder.input_type
     )
-    if lowering.input_type == "uint8":
+    if builder.input_type == "uint8":
         source = dataclasses.replace(
             source,
             zero_point=codes.zero_point + 128,
@@ -180,29 +109,31 @@ def _quantized_input(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
         )
     else:
         source = dataclasses.replace(source, scale=(), zero_point=0)
-    lowering.inputs.append(lowering.tensor(source))
-    return lowering.op("quantize", codes.name, [source.name], lowering.tensor(codes))
+    builder.inputs.append(builder.tensor(source))
+    return builder.op("quantize", codes.name, [source.name], builder.tensor(codes))
 
 
 def _kernel_layer(
-    lowering: _Lowering,
+    builder: ProgramBuilder,
     layer: Any,
     source: str,
     constants: LayerConstants,
     weights: npt.NDArray[Any],
     axis: int | None,
     kind: str,
+    output: Tensor | None = None,
     **attributes: Any,
 ) -> str:
-    """Adds kernel, bias, output and op of a convolution or fully connected layer."""
+    """Adds kernel, bias, output and op of a layer that multiplies, adds and requantizes."""
     scale = constants.scale if axis is not None else constants.scale[:1]
-    read = lowering.tensors[source]
-    output = activation_tensor(layer.name, layer.output.shape, layer.plan.output)
+    read = builder.tensors[source]
+    output = output or activation_tensor(layer.name, layer.output.shape, layer.plan.output)
     limits.check_multipliers(layer.name, read.scale[0] * scale / output.scale[0])
-    low, high = code_range(layer.plan.kernel.bits, signed=True)
+    bits = layer.plan.kernel.bits if layer.plan.kernel else 8
+    low, high = code_range(bits, signed=True)
     kernel = Tensor(
         f"{layer.name}/kernel", weights.shape, "int8", tuple(scale.tolist()), 0, axis,
-        layer.plan.kernel.bits, low, high, np.ascontiguousarray(weights, np.int8),
+        bits, low, high, np.ascontiguousarray(weights, np.int8),
     )  # fmt: skip
     bias_type = np.int64 if output.dtype == "int16" else np.int32
     limit = np.iinfo(np.int32).max
@@ -211,13 +142,13 @@ def _kernel_layer(
         tuple((read.scale[0] * scale).tolist()), 0, None if axis is None else 0,
         32, -limit, limit, constants.bias.astype(bias_type),
     )  # fmt: skip
-    lowering.bound(layer, source, constants.codes.reshape(len(constants.bias), -1), constants.bias)
+    builder.bound(layer, source, constants.codes.reshape(len(constants.bias), -1), constants.bias)
     activation = None
     if not layer.plan.output.signed:
         activation = "relu" if layer.plan.output.limit is None else "relu6"
-    inputs = [source, lowering.tensor(kernel), lowering.tensor(bias)]
-    return lowering.op(
-        kind, layer.name, inputs, lowering.tensor(output), activation=activation, **attributes
+    inputs = [source, builder.tensor(kernel), builder.tensor(bias)]
+    return builder.op(
+        kind, layer.name, inputs, builder.tensor(output), activation=activation, **attributes
     )
 
 
@@ -229,10 +160,10 @@ def _geometry(conv: Any) -> dict[str, Any]:
     }
 
 
-def _conv(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+def _conv(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     constants = layer_constants(layer, channel_axes=1)  # codes: [out, height, width, in]
     return _kernel_layer(
-        lowering,
+        builder,
         layer,
         inputs[0],
         constants,
@@ -243,21 +174,21 @@ def _conv(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
     )
 
 
-def _depthwise(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+def _depthwise(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     constants = layer_constants(layer, channel_axes=2)  # codes: [channels, height, width]
     weights = np.moveaxis(constants.codes, 0, -1)[None]
     return _kernel_layer(
-        lowering, layer, inputs[0], constants, weights, 3, "depthwise_conv_2d",
+        builder, layer, inputs[0], constants, weights, 3, "depthwise_conv_2d",
         depth_multiplier=layer.kernel_layer.depth_multiplier, **_geometry(layer.kernel_layer),
     )  # fmt: skip
 
 
-def _dense(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+def _dense(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     """A head with 16-bit logits widens its input first: int8 -> int16 with the same step, exact."""
     constants = layer_constants(layer, channel_axes=1)
     source = inputs[0]
     if layer.plan.output.bits == 16:
-        narrow = lowering.tensors[source]
+        narrow = builder.tensors[source]
         wide = dataclasses.replace(
             narrow,
             name=f"{layer.name}/input16",
@@ -266,32 +197,62 @@ def _dense(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
             lowest=narrow.lowest - narrow.zero_point,
             highest=narrow.highest - narrow.zero_point,
         )
-        source = lowering.op("quantize", layer.name, [source], lowering.tensor(wide))
+        source = builder.op("quantize", layer.name, [source], builder.tensor(wide))
     return _kernel_layer(
-        lowering, layer, source, constants, constants.codes, None, "fully_connected"
+        builder, layer, source, constants, constants.codes, None, "fully_connected"
     )
 
 
-def _add(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+def _affine(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
+    """A 1x1 depthwise convolution; a vector becomes an image of one pixel for it."""
+    constants = layer_constants(layer, channel_axes=2)  # codes: [channels, 1, 1]
+    weights = np.moveaxis(constants.codes, 0, -1)[None]
+    source, shape = inputs[0], layer.output.shape
+    name, is_vector = layer.name, len(shape) == 2
+    if is_vector:
+        source = _reshape_to(builder, f"{layer.name}/pixel", source, (1, 1, shape[-1]))
+        name, shape = f"{layer.name}/affine", (None, 1, 1, shape[-1])
+    output = activation_tensor(name, shape, layer.plan.output)
+    result = _kernel_layer(
+        builder, layer, source, constants, weights, 3, "depthwise_conv_2d", output,
+        strides=(1, 1), dilations=(1, 1), padding="valid", depth_multiplier=1,
+    )  # fmt: skip
+    return _reshape_to(builder, layer.name, result, (shape[-1],)) if is_vector else result
+
+
+def _concat(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
+    shape = layer.output.shape
+    output = builder.tensor(activation_tensor(layer.name, shape, layer.plan.output))
+    return builder.op("concatenation", layer.name, inputs, output, axis=len(shape) - 1)
+
+
+def _requantize(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
+    spec = layer.plan.output
+    limits.check_quantize(layer.name, builder.tensors[inputs[0]].scale[0], spec.step)
+    output = builder.tensor(activation_tensor(layer.name, layer.output.shape, spec))
+    return builder.op("quantize", layer.name, inputs, output)
+
+
+def _add(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     spec = layer.plan.output
     output = activation_tensor(layer.name, layer.output.shape, spec)
-    scales = [lowering.tensors[name].scale[0] for name in inputs]
+    scales = [builder.tensors[name].scale[0] for name in inputs]
     limits.check_add(layer.name, scales, spec.step)
     activation = None if spec.signed else "relu" if spec.limit is None else "relu6"
-    return lowering.op("add", layer.name, inputs, lowering.tensor(output), activation=activation)
+    return builder.op("add", layer.name, inputs, builder.tensor(output), activation=activation)
 
 
-def _average_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
-    output = lowering.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
-    return lowering.op(
+def _average_pool(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
+    output = builder.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
+    return builder.op(
         "average_pool_2d", layer.name, inputs, output, **_window(layer.float_layers[0])
     )
 
 
-def _global_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+def _global_pool(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     """A depthwise convolution with ones of scale 1/area: the mean has an exponent of its own."""
     _, height, width, channels = layer.input.shape
-    source = lowering.tensors[inputs[0]]
+    source = builder.tensors[inputs[0]]
     scale = float(np.float32(1.0 / (height * width)))
     codes = np.ones((1, height, width, channels), np.int8)
     kernel = Tensor(
@@ -305,13 +266,13 @@ def _global_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
     name = layer.name if keepdims else f"{layer.name}/pooled"
     pooled = activation_tensor(name, (None, 1, 1, channels), layer.plan.output)
     limits.check_multipliers(layer.name, np.array([source.scale[0] * scale / pooled.scale[0]]))
-    lowering.bound(layer, inputs[0], codes.reshape(-1, channels).T, np.zeros(channels, np.int64))
-    result = lowering.op(
+    builder.bound(layer, inputs[0], codes.reshape(-1, channels).T, np.zeros(channels, np.int64))
+    result = builder.op(
         "depthwise_conv_2d", layer.name,
-        [inputs[0], lowering.tensor(kernel), lowering.tensor(bias)], lowering.tensor(pooled),
+        [inputs[0], builder.tensor(kernel), builder.tensor(bias)], builder.tensor(pooled),
         strides=(1, 1), dilations=(1, 1), padding="valid", activation=None, depth_multiplier=1,
     )  # fmt: skip
-    return result if keepdims else _reshape_to(lowering, layer.name, result, (channels,))
+    return result if keepdims else _reshape_to(builder, layer.name, result, (channels,))
 
 
 def _window(pool: Any) -> dict[str, Any]:
@@ -322,32 +283,32 @@ def _window(pool: Any) -> dict[str, Any]:
     }
 
 
-def _max_pool(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
-    output = lowering.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
-    return lowering.op("max_pool_2d", layer.name, inputs, output, **_window(layer))
+def _max_pool(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
+    output = builder.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
+    return builder.op("max_pool_2d", layer.name, inputs, output, **_window(layer))
 
 
-def _pad(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+def _pad(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     paddings = np.array([(0, 0), *layer.padding, (0, 0)], np.int32)
-    constant = lowering.tensor(_layout(f"{layer.name}/paddings", paddings))
-    output = lowering.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
-    return lowering.op("pad", layer.name, [inputs[0], constant], output)
+    constant = builder.tensor(_layout(f"{layer.name}/paddings", paddings))
+    output = builder.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
+    return builder.op("pad", layer.name, [inputs[0], constant], output)
 
 
-def _reshape(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
-    return _reshape_to(lowering, layer.name, inputs[0], tuple(layer.output.shape[1:]))
+def _reshape(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
+    return _reshape_to(builder, layer.name, inputs[0], tuple(layer.output.shape[1:]))
 
 
-def _reshape_to(lowering: _Lowering, name: str, source: str, shape: tuple[int, ...]) -> str:
+def _reshape_to(builder: ProgramBuilder, name: str, source: str, shape: tuple[int, ...]) -> str:
     target = np.array((-1, *shape), np.int32)
-    constant = lowering.tensor(_layout(f"{name}/shape", target))
-    output = lowering.like(source, name, (None, *shape))
-    return lowering.op("reshape", name, [source, constant], output, shape=(-1, *shape))
+    constant = builder.tensor(_layout(f"{name}/shape", target))
+    output = builder.like(source, name, (None, *shape))
+    return builder.op("reshape", name, [source, constant], output, shape=(-1, *shape))
 
 
-def _softmax(lowering: _Lowering, logits: str) -> str:
+def _softmax(builder: ProgramBuilder, logits: str) -> str:
     """TFLite fixes the output's scale: 2^-15 for int16, 2^-8 (zero point -128) for int8."""
-    source = lowering.tensors[logits]
+    source = builder.tensors[logits]
     if len(source.shape) != 2:
         raise ValueError(
             f"Output '{logits}' of shape {source.shape} is no vector of logits: export without "
@@ -361,7 +322,7 @@ def _softmax(lowering: _Lowering, logits: str) -> str:
         zero_point=0 if wide else -128,
         lowest=0 if wide else -128,
     )
-    return lowering.op("softmax", logits, [logits], lowering.tensor(output))
+    return builder.op("softmax", logits, [logits], builder.tensor(output))
 
 
 def _layout(name: str, data: npt.NDArray[np.int32]) -> Tensor:
@@ -372,17 +333,20 @@ def _layout(name: str, data: npt.NDArray[np.int32]) -> Tensor:
     )
 
 
-def _same(lowering: _Lowering, layer: Any, inputs: list[str]) -> str:
+def _same(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     """Dropout and the float head: nothing to compute on the device."""
     return inputs[0]
 
 
-_HANDLERS: Mapping[type, Callable[[_Lowering, Any, list[str]], str]] = {
+_HANDLERS: Mapping[type, Callable[[ProgramBuilder, Any, list[str]], str]] = {
     keras.layers.InputLayer: _input,
     quantized_layers.QuantizedInput: _quantized_input,
     quantized_layers.QuantizedConv2D: _conv,
     quantized_layers.QuantizedDepthwiseConv2D: _depthwise,
     quantized_layers.QuantizedDense: _dense,
+    quantized_layers.QuantizedAffine: _affine,
+    quantized_layers.QuantizedConcatenate: _concat,
+    quantized_layers.QuantizedRequantize: _requantize,
     quantized_layers.QuantizedAdd: _add,
     quantized_layers.QuantizedAveragePooling2D: _average_pool,
     quantized_layers.QuantizedGlobalAveragePooling2D: _global_pool,

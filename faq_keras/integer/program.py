@@ -11,7 +11,8 @@ TFLite kernel, on the scale of the plan.
 
 Layouts: activations `[batch, height, width, channels]` (batch is None), convolution kernels `[out,
     height, width, in]`,
-depthwise kernels `[1, height, width, channels]`, fully connected weights `[out, in]`.
+grouped ones `[out, height, width, in / groups]`, depthwise kernels `[1, height, width, channels]`,
+fully connected weights `[out, in]`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ OP_KINDS: Mapping[str, tuple[str, ...]] = {
     "depthwise_conv_2d": ("strides", "dilations", "padding", "activation", "depth_multiplier"),
     "fully_connected": ("activation",),
     "add": ("activation",),
+    "concatenation": ("axis",),
     "average_pool_2d": ("pool_size", "strides", "padding"),
     "max_pool_2d": ("pool_size", "strides", "padding"),
     "pad": (),
@@ -83,8 +85,9 @@ class Op:
         inputs: Tensor names: activations first, then constants (kernel, bias; paddings; shape).
         outputs: Tensor names (always one today).
         attributes: `strides`, `dilations`, `pool_size`: pairs (height, width); `padding`: "same" or
-            "valid"; `activation`: None, "relu" or "relu6"; `shape`: the target of a reshape, -1 for
-            the batch.
+            "valid"; `activation`: None, "relu" or "relu6"; `axis`: that of a concatenation, whose
+            inputs all have the output's scale and zero point; `shape`: the target of a reshape, -1
+            for the batch.
     """
 
     kind: str

@@ -174,8 +174,22 @@ def _conv_2d(context: _Context, values: Mapping[str, Codes]) -> Ints:
     kernel = context.constant(1)
     dtype = _exact_type(np.abs(kernel).sum(axis=(1, 2, 3)).max(initial=0), context.input(0))
     windows = _windows(context, context.centered(values, 0).astype(dtype), kernel.shape[1:3])
-    acc = np.tensordot(windows, kernel.astype(dtype), axes=([4, 5, 3], [1, 2, 3]))
-    return _requantize(context, acc.astype(np.int64), context.profile.conv_2d)
+    groups = windows.shape[3] // kernel.shape[3]
+    acc = np.concatenate(
+        [
+            np.tensordot(part, weights, axes=([4, 5, 3], [1, 2, 3]))
+            for part, weights in zip(
+                np.split(windows, groups, axis=3),
+                np.split(kernel.astype(dtype), groups),
+                strict=True,
+            )
+        ],
+        axis=3,
+    )
+    profile = context.profile
+    return _requantize(
+        context, acc.astype(np.int64), profile.conv_2d if groups == 1 else profile.grouped_conv_2d
+    )
 
 
 def _depthwise_conv_2d(context: _Context, values: Mapping[str, Codes]) -> Ints:
@@ -212,6 +226,11 @@ def _add(context: _Context, values: Mapping[str, Codes]) -> Ints:
     add = context.profile.add_relu if context.op.attributes["activation"] else context.profile.add
     a, b = context.centered(values, 0), context.centered(values, 1)
     return add(a, b, *scales) + context.output.zero_point
+
+
+def _concatenation(context: _Context, values: Mapping[str, Codes]) -> Ints:
+    parts = [values[name].astype(np.int64) for name in context.op.inputs]
+    return np.concatenate(parts, axis=context.op.attributes["axis"])
 
 
 def _average_pool_2d(context: _Context, values: Mapping[str, Codes]) -> Ints:
@@ -262,6 +281,7 @@ _HANDLERS: Mapping[str, Callable[[_Context, Mapping[str, Codes]], Ints]] = {
     "depthwise_conv_2d": _depthwise_conv_2d,
     "fully_connected": _fully_connected,
     "add": _add,
+    "concatenation": _concatenation,
     "average_pool_2d": _average_pool_2d,
     "max_pool_2d": _max_pool_2d,
     "pad": _pad,

@@ -40,6 +40,7 @@ class NumericsProfile:
     Attributes:
         name: The runtime's name.
         conv_2d: 2-D convolution.
+        grouped_conv_2d: 2-D convolution whose kernel has fewer input channels than its input.
         depthwise_conv_2d: Depthwise convolution.
         fully_connected: Dense layer with int8 activations.
         fully_connected_int16: Dense layer with int16 activations and output (the 16-bit head).
@@ -52,6 +53,7 @@ class NumericsProfile:
 
     name: str
     conv_2d: Requantize
+    grouped_conv_2d: Requantize
     depthwise_conv_2d: Requantize
     fully_connected: Requantize
     fully_connected_int16: Requantize
@@ -121,6 +123,21 @@ def twice_half_away(
     mantissa, shift = fixed_multiplier(input_scale, kernel_scale, output_scale)
     high = high_multiply(acc << np.maximum(shift, 0), mantissa)
     return np.sign(high) * shift_half_up(np.abs(high), np.maximum(-shift, 0))
+
+
+def twice_by_eights(
+    acc: Ints, input_scale: float, kernel_scale: Scale, output_scale: float
+) -> Ints:
+    """The depthwise kernel on x86-64: eight channels at a time halves up, the rest halves away."""
+    wide = acc.shape[-1] // 8 * 8
+    scale = np.broadcast_to(np.asarray(kernel_scale), acc.shape[-1:])
+    return np.concatenate(
+        [
+            twice_half_up(acc[..., :wide], input_scale, scale[:wide], output_scale),
+            twice_half_away(acc[..., wide:], input_scale, scale[wide:], output_scale),
+        ],
+        axis=-1,
+    )
 
 
 # ----------------------------------------------------------------------------------- other kernels
@@ -220,6 +237,7 @@ PROFILES: Mapping[str, NumericsProfile] = {
     "xnnpack": NumericsProfile(
         name="xnnpack",
         conv_2d=float_half_even,
+        grouped_conv_2d=float_half_even,
         depthwise_conv_2d=float_half_even,
         fully_connected=float_half_even,
         fully_connected_int16=fixed_half_away,
@@ -233,7 +251,8 @@ PROFILES: Mapping[str, NumericsProfile] = {
     "builtin": NumericsProfile(
         name="builtin",
         conv_2d=twice_half_up,
-        depthwise_conv_2d=twice_half_up,
+        grouped_conv_2d=twice_half_away,  # the reference kernel steps in
+        depthwise_conv_2d=twice_by_eights,
         fully_connected=twice_half_up,
         fully_connected_int16=fixed_half_away,
         add=fixed_add,
@@ -246,6 +265,7 @@ PROFILES: Mapping[str, NumericsProfile] = {
     "reference": NumericsProfile(
         name="reference",
         conv_2d=twice_half_away,
+        grouped_conv_2d=twice_half_away,
         depthwise_conv_2d=twice_half_away,
         fully_connected=fixed_half_away,
         fully_connected_int16=fixed_half_away,
@@ -259,6 +279,7 @@ PROFILES: Mapping[str, NumericsProfile] = {
     "tflm": NumericsProfile(
         name="tflm",
         conv_2d=twice_half_away,
+        grouped_conv_2d=twice_half_away,
         depthwise_conv_2d=twice_half_away,
         fully_connected=twice_half_away,
         fully_connected_int16=fixed_half_up,

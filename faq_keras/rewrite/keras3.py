@@ -17,7 +17,7 @@ from typing import Any
 
 import keras
 
-from faq_keras.graph import Graph, Node, evaluate, functional_of, layer_calls
+from faq_keras.graph import LIST_KINDS, Graph, Node, evaluate, functional_of, layer_calls
 from faq_keras.layers import QUANTIZED_LAYERS, QuantizedInput, QuantizedLayer
 from faq_keras.plan import QuantPlan
 
@@ -53,7 +53,7 @@ def quantize_model(model: keras.Model, graph: Graph, plan: QuantPlan) -> keras.M
         if node.name not in plan:
             return layers[0](inputs[0])
         layer = _quantized_layer(node, plan, layers)
-        return layer(inputs if node.kind == "add" else inputs[0])
+        return layer(inputs if node.kind in LIST_KINDS else inputs[0])
 
     values = evaluate(graph, symbolic, call)
     template = functional_of(model)

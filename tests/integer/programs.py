@@ -65,7 +65,7 @@ class Builder:
     def conv(
         self, x, filters, kernel=(3, 3), *, bits=8, strides=(1, 1), dilations=(1, 1),
         padding="same", activation="relu", out=RELU8, kernel_exponent=None, multipliers=None,
-        bias=None, depthwise=False, depth_multiplier=1, codes=None, float_scales=False,
+        bias=None, depthwise=False, depth_multiplier=1, codes=None, float_scales=False, groups=1,
     ):  # fmt: skip
         """A convolution; `filters` is ignored when depthwise. Multipliers: 8-bit codes of a BN."""
         source = self.tensors[x]
@@ -73,7 +73,7 @@ class Builder:
         if depthwise:
             filters, shape = channels * depth_multiplier, (1, *kernel, channels * depth_multiplier)
         else:
-            shape = (filters, *kernel, channels)
+            shape = (filters, *kernel, channels // groups)
         if multipliers is None:
             multipliers = 2.0**-4 * self.rng.integers(1, 128, filters)
         limit = 2 ** (bits - 1) - 1
@@ -149,6 +149,13 @@ class Builder:
 
     def add(self, a, b, out, activation="relu"):
         return self._op("add", (a, b), self.tensors[a].shape, out, {"activation": activation})
+
+    def concat(self, *parts):
+        """All parts must have one format."""
+        shape = self.tensors[parts[0]].shape
+        channels = sum(self.tensors[x].shape[-1] for x in parts)
+        axis = {"axis": len(shape) - 1}
+        return self._same("concatenation", parts, (*shape[:-1], channels), axis)
 
     def pool(self, x, kind, size=(2, 2), strides=(2, 2), padding="valid"):
         source = self.tensors[x]

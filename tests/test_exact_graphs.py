@@ -1,0 +1,214 @@
+"""The claim of the product for branches, joins and stand-alone ops: 0 mismatches, every runtime.
+
+Each case is a small network around one op of the larger architectures: concatenations on a common
+grid, batch normalizations without a convolution, grouped convolutions, several inputs and outputs.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+import faq_keras
+from tests import networks
+
+layers = keras.layers
+WIDTHS = [(8, 8), (4, 4), (4, 8), (2, 4)]
+RUNTIMES = ("xnnpack", "builtin", "reference", "tflm")
+
+
+def image(shape=(9, 9, 3)):
+    return keras.Input(shape, name="image")
+
+
+def head(x, classes=5):
+    return layers.Dense(classes)(layers.GlobalAveragePooling2D()(x))
+
+
+def bn_relu(x, relu=True):
+    x = layers.BatchNormalization()(x)
+    return layers.ReLU()(x) if relu else x
+
+
+def inception():
+    """Branches of all kinds, an average-pool branch, a max-pool branch that keeps the grid."""
+    inputs = image()
+    x = networks.conv_bn_relu(inputs, 6)
+    pooled = layers.AveragePooling2D(3, 1, "valid")(layers.ZeroPadding2D(1)(x))
+    x = layers.Concatenate()(
+        [
+            networks.conv_bn_relu(x, 4, 1),
+            networks.conv_bn_relu(networks.conv_bn_relu(x, 3, (1, 7)), 5, (7, 1)),
+            networks.conv_bn_relu(pooled, 3, 1),
+        ]
+    )
+    y = networks.conv_bn_relu(x, 4, 3, strides=2)
+    x = layers.Concatenate()([y, layers.MaxPooling2D(3, 2, "same")(x)])
+    return keras.Model(inputs, head(x))
+
+
+def densenet():
+    """Linear features after pooled ReLUs: the pool is requantized, everything shares one grid."""
+    inputs = image((12, 12, 3))
+    features = [layers.MaxPooling2D(2)(networks.conv_bn_relu(inputs, 6))]
+    for _ in range(3):
+        x = layers.Concatenate()(features) if len(features) > 1 else features[0]
+        x = networks.conv_bn_relu(bn_relu(x), 8, 1)
+        features.append(layers.Conv2D(4, 3, padding="same", use_bias=False)(x))
+    x = bn_relu(layers.Concatenate()(features))
+    x = layers.AveragePooling2D(2)(layers.Conv2D(6, 1, use_bias=False)(x))
+    x = layers.Concatenate()([x, layers.Conv2D(4, 3, padding="same")(bn_relu(x))])
+    return keras.Model(inputs, head(bn_relu(x)))
+
+
+def preactivation():
+    inputs = image()
+    x = layers.Conv2D(6, 3, padding="same")(inputs)
+    for _ in range(2):
+        y = networks.conv_bn_relu(bn_relu(x), 6)
+        x = layers.Add()([layers.Conv2D(6, 3, padding="same")(y), x])
+    return keras.Model(inputs, head(bn_relu(x)))
+
+
+def grouped(groups, filters=12, batch_norm=True, relu=True, **options):
+    def build():
+        inputs = image()
+        x = networks.conv_bn_relu(inputs, 12)
+        x = layers.Conv2D(filters, 3, padding="same", groups=groups, **options)(x)
+        x = layers.BatchNormalization()(x) if batch_norm else x
+        return keras.Model(inputs, head(layers.ReLU(6.0)(x) if relu else x))
+
+    return build
+
+
+def lone_bn_linear():
+    inputs = image()
+    x = layers.BatchNormalization()(layers.MaxPooling2D(2)(networks.conv_bn_relu(inputs, 6)))
+    return keras.Model(inputs, head(networks.conv_bn_relu(x, 5)))
+
+
+def lone_relu():
+    inputs = image()
+    x = layers.Conv2D(6, 3, padding="same")(inputs)
+    x = layers.Add()([layers.ReLU(6.0)(x), x])
+    return keras.Model(inputs, head(layers.ReLU()(layers.MaxPooling2D(2)(x))))
+
+
+def dense_bn():
+    inputs = image()
+    x = layers.Flatten()(layers.MaxPooling2D(3)(networks.conv_bn_relu(inputs, 6)))
+    x = bn_relu(layers.Dense(20, use_bias=False)(x))
+    x = layers.BatchNormalization()(layers.Dense(10, activation="relu")(x))
+    return keras.Model(inputs, layers.Dense(4)(x))
+
+
+def input_bn():
+    inputs = image()
+    return keras.Model(inputs, head(networks.conv_bn_relu(layers.BatchNormalization()(inputs), 6)))
+
+
+def concat_of_input():
+    inputs = image()
+    x = layers.Concatenate()([inputs, networks.conv_bn_relu(inputs, 4)])
+    return keras.Model(inputs, head(networks.conv_bn_relu(x, 6)))
+
+
+def concat_of_vectors():
+    inputs = image()
+    x = networks.conv_bn_relu(inputs, 6)
+    a, b = layers.GlobalAveragePooling2D()(x), layers.Flatten()(layers.MaxPooling2D(4)(x))
+    return keras.Model(inputs, layers.Dense(4)(layers.Concatenate()([a, layers.Dense(8)(b)])))
+
+
+def concat_of_concats():
+    inputs = image()
+    x = networks.conv_bn_relu(inputs, 6)
+    a = layers.Concatenate()([networks.conv_bn_relu(x, 3), networks.conv_bn_relu(x, 2)])
+    b = layers.Concatenate()([networks.conv_bn_relu(x, 3, relu=False), x])
+    y = networks.conv_bn_relu(a, 4)
+    return keras.Model(inputs, head(networks.conv_bn_relu(layers.Concatenate()([a, b, y]), 4)))
+
+
+def concat_at_the_end():
+    inputs = image()
+    x = networks.conv_bn_relu(inputs, 6)
+    maps = [layers.Flatten()(layers.Conv2D(n, 3, strides=3)(x)) for n in (2, 4)]
+    return keras.Model(inputs, layers.Concatenate()(maps))
+
+
+def two_outputs():
+    inputs = image()
+    x = networks.conv_bn_relu(inputs, 6)
+    return keras.Model(inputs, {"a": head(x), "b": layers.Softmax()(head(x, 3))})
+
+
+def nested():
+    backbone = inception()
+    backbone = keras.Model(backbone.inputs, backbone.layers[-3].output, name="backbone")
+    inputs = keras.Input((9, 9, 3), name="photo")
+    return keras.Model(inputs, head(bn_relu(backbone(inputs))))
+
+
+CASES = {
+    "inception": inception,
+    "densenet": densenet,
+    "preactivation": preactivation,
+    "grouped_2": grouped(2),
+    "grouped_3_linear_bias": grouped(3, 15, batch_norm=False, relu=False),
+    "grouped_4_stride_2": grouped(4, strides=2),
+    "grouped_12": grouped(12, use_bias=False),
+    "grouped_dilated": grouped(2, dilation_rate=2),
+    "lone_bn_linear": lone_bn_linear,
+    "lone_relu": lone_relu,
+    "dense_bn": dense_bn,
+    "input_bn": input_bn,
+    "concat_of_input": concat_of_input,
+    "concat_of_vectors": concat_of_vectors,
+    "concat_of_concats": concat_of_concats,
+    "concat_at_the_end": concat_at_the_end,
+    "two_outputs": two_outputs,
+    "nested": nested,
+}
+
+
+def quantized(build, bits):
+    model = networks.randomize(build())
+    x = networks.images(40, model.input_shape[1:])
+    return faq_keras.apply(model, bits, calibration_data=x), x
+
+
+@pytest.mark.parametrize("bits", WIDTHS, ids="W{0[0]}A{0[1]}".format)
+@pytest.mark.parametrize("name", CASES)
+def test_network_equals_its_file_on_every_runtime(name, bits, tmp_path):
+    q, x = quantized(CASES[name], bits)
+    path = tmp_path / "m.tflite"
+    report = faq_keras.export_tflite(q, path, "int4")
+    print(f"{name} W{bits[0]}A{bits[1]}: {report}")
+    assert report.mismatches == 0 and report.values > 0
+    report = faq_keras.verify(q, path, x, RUNTIMES)
+    assert [run.runtime for run in report.runs] == list(RUNTIMES)
+    assert report.mismatches == 0, report
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float_model_comes_back(name):
+    model = networks.randomize(CASES[name]())
+    x = networks.images(8, model.input_shape[1:])
+    f = faq_keras.to_float(faq_keras.apply(model, 4, calibration_data=x))
+    for got, want in zip(keras.tree.flatten(f(x)), keras.tree.flatten(model(x)), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["densenet", "grouped_4_stride_2", "lone_relu", "dense_bn"])
+def test_exactness_survives_training_and_reloading(name, tmp_path):
+    q, x = quantized(CASES[name], 4)
+    y = np.arange(len(x)) % q.output_shape[-1]
+    before = [np.array(v) for v in q.trainable_variables]
+    faq_keras.fine_tune(
+        q, (x, y), faq_keras.recipe("w4a4", epochs=2, learning_rate=0.05), verbose=0
+    )
+    moved = [not np.array_equal(a, b) for a, b in zip(before, q.trainable_variables, strict=True)]
+    assert all(moved), [v.path for v, m in zip(q.trainable_variables, moved, strict=True) if not m]
+    q.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert np.array_equal(loaded.predict(x, verbose=0), q.predict(x, verbose=0))
+    assert faq_keras.export_tflite(loaded, tmp_path / "m.tflite", verify=x).mismatches == 0
