@@ -34,20 +34,17 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from faq_keras.converters.errors import ConversionError, listed
+from faq_keras.converters.qdq_graph import QdqGraph, channels_first, code_type, interface_name
 from faq_keras.files import atomic_write
 from faq_keras.integer.program import IntegerProgram, Op, Tensor
-from faq_keras.integer.reference import activation_range
 
 OPSET = 21
 """The first one with INT4 and UINT4."""
 METADATA_NAME = "faq_keras"
 PACKED_BITS = 4
-_FLOAT_INPUT = "/float32"  # what lowering appends to the name of a float input
-# Their codes are those of their input, or lie between them.
-_RANGE_KEEPING = ("average_pool_2d", "max_pool_2d", "pad", "reshape")
 
 
 def to_model(program: IntegerProgram) -> onnx.ModelProto:
@@ -60,7 +57,7 @@ def to_model(program: IntegerProgram) -> onnx.ModelProto:
         ConversionError: If it contains something else; all of it is named.
     """
     _check(program)
-    graph = _Graph(program)
+    graph = QdqGraph(program)
     for op in program.ops:
         graph.close(op, _HANDLERS[op.kind](graph, op))
     inputs = [_value_info(interface_name(n), program.tensors[n]) for n in program.inputs]
@@ -84,25 +81,6 @@ def write(program: IntegerProgram, path: str | os.PathLike[str]) -> None:
     content = to_model(program).SerializeToString(deterministic=True)
     with atomic_write(path) as partial:
         partial.write_bytes(content)
-
-
-def interface_name(name: str) -> str:
-    """What an input or output tensor of the program is called in the file."""
-    return name.removesuffix(_FLOAT_INPUT)
-
-
-def codes_name(name: str) -> str:
-    """What the file calls the codes (QuantizeLinear's output) of a program's tensor."""
-    return f"{name}/codes"
-
-
-def code_type(tensor: Tensor) -> int:
-    """The ONNX type that holds an activation tensor's codes, zero point 0."""
-    if tensor.dtype == "int16":
-        return TensorProto.INT16
-    if tensor.lowest < tensor.zero_point:
-        return TensorProto.INT8
-    return TensorProto.UINT4 if tensor.bits == 4 else TensorProto.UINT8
 
 
 def _check(program: IntegerProgram) -> None:
@@ -131,106 +109,24 @@ def _value_info(name: str, tensor: Tensor) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *channels_first(sizes)])
 
 
-def channels_first(sizes: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    """`(height, width, channels)` becomes `(channels, height, width)`; other shapes stay."""
-    return (sizes[-1], *sizes[:-1]) if len(sizes) == 3 else sizes
-
-
-# ------------------------------------------------------------------------------------------ graph
-
-
-class _Graph:
-    """Collects nodes and constants; handlers read `values` and return the name of their result."""
-
-    def __init__(self, program: IntegerProgram) -> None:
-        self.program = program
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
-
-    def node(
-        self, kind: str, inputs: list[str], output: str, name: str = "", **attributes: Any
-    ) -> str:
-        """Adds a node; it is called as its output unless named."""
-        self.nodes.append(helper.make_node(kind, inputs, [output], name or output, **attributes))
-        return output
-
-    def constant(self, name: str, data: npt.NDArray[Any]) -> str:
-        """Adds a constant."""
-        self.initializers[name] = numpy_helper.from_array(np.asarray(data), name)
-        return name
-
-    def scalar(self, value: float) -> str:
-        """A float32 constant, shared by all that use the same number."""
-        return self.constant(f"constant/{value!r}", np.array(value, np.float32))
-
-    def values(self, name: str) -> str:
-        """The dequantized values of an activation tensor."""
-        return name if name in self.program.outputs else f"{name}/values"
-
-    def close(self, op: Op, result: str) -> None:
-        """Clips and quantizes what an op computed, and dequantizes it for its readers.
-
-        Unsigned tensors need no lower end: without activation they are means of unsigned ones.
-        """
-        name = op.outputs[0]
-        tensor = self.program.tensors[name]
-        step, kind = self.scalar(tensor.scale[0]), code_type(tensor)
-        dtype = helper.tensor_dtype_to_np_dtype(kind)
-        _, high = activation_range(tensor, op.attributes.get("activation"))
-        high -= tensor.zero_point
-        if high < ml_dtypes.iinfo(dtype).max and op.kind not in _RANGE_KEEPING:
-            # Not a Clip: onnxruntime 1.31 fails on one in front of UINT4. The lowest code is the
-            # type's own.
-            result = self.at_most(result, high * tensor.scale[0], f"{name}/clipped")
-        zero = self.constant(f"zero/{dtype.name}", np.array(0, dtype))
-        codes = self.node("QuantizeLinear", [result, step, zero], codes_name(name))
-        self.node(
-            "DequantizeLinear", [codes, step, zero], self.values(name), f"{name}/DequantizeLinear"
-        )
-
-    def parameters(self, tensor: Tensor, data: npt.NDArray[Any], scale: Any, axis: int) -> str:
-        """Stored integers and their DequantizeLinear, per channel or (one scale) per tensor."""
-        scale = np.asarray(scale, np.float32)
-        per_channel: dict[str, Any] = {"axis": axis} if scale.size > 1 else {}
-        inputs = [
-            self.constant(f"{tensor.name}/codes", data),
-            self.constant(f"{tensor.name}/scale", scale if per_channel else scale.reshape(())),
-        ]
-        return self.node("DequantizeLinear", inputs, tensor.name, **per_channel)
-
-    def at_most(self, value: str, highest: float, output: str) -> str:
-        """Clips from above."""
-        return self.node("Min", [value, self.scalar(highest)], output)
-
-    def half_up(self, value: str, name: str, finest: float) -> str:
-        """Makes QuantizeLinear round halves up: `value` is a multiple of `finest`."""
-        return self.node("Add", [value, self.scalar(finest / 2)], f"{name}/half_up")
-
-    def half_away(self, value: str, name: str, nudge: float, center: float = 0.0) -> str:
-        """Makes QuantizeLinear round halves away from `center`; `nudge` is too small for more."""
-        shifted = value
-        if center:
-            shifted = self.node("Sub", [value, self.scalar(center)], f"{name}/centered")
-        side = self.node("Sign", [shifted], f"{name}/side")
-        nudges = self.node("Mul", [side, self.scalar(nudge)], f"{name}/nudge")
-        return self.node("Add", [value, nudges], f"{name}/half_away")
-
-
 # ------------------------------------------------------------------------------------- kernel ops
 
 
-def _conv_2d(graph: _Graph, op: Op) -> str:
-    kernel = _data(graph, op, 1)  # [out, height, width, in]
-    return _convolution(graph, op, kernel.transpose(0, 3, 1, 2), group=1)
+def _conv_2d(graph: QdqGraph, op: Op) -> str:
+    kernel = _data(graph, op, 1)  # [out, height, width, in / groups]
+    channels = _tensor(graph, op, 0).shape[3]
+    assert channels is not None, "channels have a known number"
+    groups = channels // kernel.shape[3]
+    return _convolution(graph, op, kernel.transpose(0, 3, 1, 2), group=groups)
 
 
-def _depthwise_conv_2d(graph: _Graph, op: Op) -> str:
+def _depthwise_conv_2d(graph: QdqGraph, op: Op) -> str:
     kernel = _data(graph, op, 1)  # [1, height, width, in * depth multiplier]
     groups = kernel.shape[3] // op.attributes["depth_multiplier"]
     return _convolution(graph, op, kernel.transpose(3, 0, 1, 2), group=groups)
 
 
-def _convolution(graph: _Graph, op: Op, kernel: npt.NDArray[Any], group: int) -> str:
+def _convolution(graph: QdqGraph, op: Op, kernel: npt.NDArray[Any], group: int) -> str:
     inputs, multiplier = _operands(graph, op, kernel)
     y = graph.node(
         "Conv", inputs, f"{op.outputs[0]}/sum", group=group, dilations=op.attributes["dilations"],
@@ -239,7 +135,7 @@ def _convolution(graph: _Graph, op: Op, kernel: npt.NDArray[Any], group: int) ->
     return _multiplied(graph, op, y, multiplier.reshape(-1, 1, 1))
 
 
-def _fully_connected(graph: _Graph, op: Op) -> str:
+def _fully_connected(graph: QdqGraph, op: Op) -> str:
     inputs, multiplier = _operands(graph, op, _data(graph, op, 1))
     y = graph.node("Gemm", inputs, f"{op.outputs[0]}/sum", transB=1)
     y = _multiplied(graph, op, y, multiplier)
@@ -251,7 +147,7 @@ def _fully_connected(graph: _Graph, op: Op) -> str:
 
 
 def _operands(
-    graph: _Graph, op: Op, kernel: npt.NDArray[Any]
+    graph: QdqGraph, op: Op, kernel: npt.NDArray[Any]
 ) -> tuple[list[str], npt.NDArray[np.float32]]:
     """Values of the input, kernel and bias, and what is left to multiply their sum with.
 
@@ -272,30 +168,39 @@ def _operands(
     ], mantissa * np.float32(2)
 
 
-def _multiplied(graph: _Graph, op: Op, y: str, multiplier: npt.NDArray[np.float32]) -> str:
-    """The one product that rounds, as in `arithmetic.apply_folded`."""
-    if (multiplier == 1).all():
-        return y
+def _multiplied(graph: QdqGraph, op: Op, y: str, multiplier: npt.NDArray[np.float32]) -> str:
+    """The one product that rounds, as in `arithmetic.apply_folded`.
+
+    Without it, onnxruntime 1.31 takes an op with 8-bit weights for one of its integer kernels, also
+    at 4-bit activations, for which it has none, and refuses the file: fenced in, as a MaxPool is.
+    """
     name = op.outputs[0]
+    if (multiplier == 1).all():
+        tensor = graph.program.tensors[name]
+        types = code_type(tensor), code_type(_tensor(graph, op, 0))
+        if TensorProto.UINT4 not in types:
+            return y
+        highest = (tensor.highest - tensor.zero_point) * tensor.scale[0]
+        return graph.at_most(y, highest, f"{name}/fenced")
     return graph.node(
         "Mul", [y, graph.constant(f"{name}/multiplier", multiplier)], f"{name}/scaled"
     )
 
 
-def _data(graph: _Graph, op: Op, index: int) -> npt.NDArray[np.integer]:
+def _data(graph: QdqGraph, op: Op, index: int) -> npt.NDArray[np.integer]:
     data = _tensor(graph, op, index).data
     assert data is not None, f"'{op.inputs[index]}' has no data"
     return data
 
 
-def _tensor(graph: _Graph, op: Op, index: int) -> Tensor:
+def _tensor(graph: QdqGraph, op: Op, index: int) -> Tensor:
     return graph.program.tensors[op.inputs[index]]
 
 
 # -------------------------------------------------------------------------------------- other ops
 
 
-def _add(graph: _Graph, op: Op) -> str:
+def _add(graph: QdqGraph, op: Op) -> str:
     name = op.outputs[0]
     y = graph.node("Add", [graph.values(n) for n in op.inputs], f"{name}/sum")
     finest = min(graph.program.tensors[n].scale[0] for n in op.inputs)
@@ -304,7 +209,13 @@ def _add(graph: _Graph, op: Op) -> str:
     return graph.half_up(y, name, finest)
 
 
-def _average_pool_2d(graph: _Graph, op: Op) -> str:
+def _concatenation(graph: QdqGraph, op: Op) -> str:
+    """Along the channels: axis 1 here, whatever it is in the program."""
+    values = [graph.values(name) for name in op.inputs]
+    return graph.node("Concat", values, f"{op.outputs[0]}/joined", axis=1)
+
+
+def _average_pool_2d(graph: QdqGraph, op: Op) -> str:
     """TFLite rounds the mean of raw integers: the zero point says where "away from zero" is.
 
     A mean of n codes is a multiple of 1/n from every tie. Windows of odd sizes have no ties.
@@ -322,7 +233,7 @@ def _average_pool_2d(graph: _Graph, op: Op) -> str:
     return graph.half_away(y, name, step / (4 * area), center=-tensor.zero_point * step)
 
 
-def _max_pool_2d(graph: _Graph, op: Op) -> str:
+def _max_pool_2d(graph: QdqGraph, op: Op) -> str:
     """Fenced in at 4 bits.
 
     onnxruntime 1.31 moves (de)quantization across a MaxPool, though it has no UINT4 kernel for it,
@@ -339,7 +250,7 @@ def _max_pool_2d(graph: _Graph, op: Op) -> str:
     return graph.at_most(value, highest, f"{name}/pooled") if fenced else value
 
 
-def _window(graph: _Graph, op: Op, size: tuple[int, ...]) -> dict[str, Any]:
+def _window(graph: QdqGraph, op: Op, size: tuple[int, ...]) -> dict[str, Any]:
     """Strides and explicit paddings: the last window says how much "same" adds, odd one last."""
     strides, dilations = op.attributes["strides"], op.attributes.get("dilations", (1, 1))
     before, after = [], []
@@ -354,7 +265,7 @@ def _window(graph: _Graph, op: Op, size: tuple[int, ...]) -> dict[str, Any]:
     return {"strides": strides, "pads": before + after}
 
 
-def _pad(graph: _Graph, op: Op) -> str:
+def _pad(graph: QdqGraph, op: Op) -> str:
     """Pads with 0.0, the program's zero point."""
     (_, rows, columns, _) = _data(graph, op, 1)
     name = op.outputs[0]
@@ -363,7 +274,7 @@ def _pad(graph: _Graph, op: Op) -> str:
     return graph.node("Pad", inputs, f"{name}/padded")
 
 
-def _reshape(graph: _Graph, op: Op) -> str:
+def _reshape(graph: QdqGraph, op: Op) -> str:
     """Reshapes in channels-last order, as Keras does, whatever lies in the file."""
     name, value = op.outputs[0], graph.values(op.inputs[0])
     source, target = _tensor(graph, op, 0).shape, op.attributes["shape"]
@@ -376,7 +287,7 @@ def _reshape(graph: _Graph, op: Op) -> str:
     return value
 
 
-def _quantize(graph: _Graph, op: Op) -> str:
+def _quantize(graph: QdqGraph, op: Op) -> str:
     """From the float input: halves to even. Between grids: halves up, if there are any."""
     source, output = _tensor(graph, op, 0), graph.program.tensors[op.outputs[0]]
     if source.dtype == "float32":
@@ -387,11 +298,12 @@ def _quantize(graph: _Graph, op: Op) -> str:
     return graph.half_up(value, output.name, source.scale[0])
 
 
-_HANDLERS: Mapping[str, Callable[[_Graph, Op], str]] = {
+_HANDLERS: Mapping[str, Callable[[QdqGraph, Op], str]] = {
     "conv_2d": _conv_2d,
     "depthwise_conv_2d": _depthwise_conv_2d,
     "fully_connected": _fully_connected,
     "add": _add,
+    "concatenation": _concatenation,
     "average_pool_2d": _average_pool_2d,
     "max_pool_2d": _max_pool_2d,
     "pad": _pad,

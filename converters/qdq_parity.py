@@ -22,7 +22,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from faq_keras.converters.qdq import codes_name, interface_name
+from faq_keras.converters.qdq_graph import codes_name, interface_name
 from faq_keras.integer import reference
 from faq_keras.integer.parity_report import (
     AS_SHIPPED,

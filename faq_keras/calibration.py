@@ -13,9 +13,8 @@ only the largest values that the percentile can still depend on survive.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from faq_keras.graph import Graph, Node, evaluate
+from faq_keras.data.batches import Batch, input_batches
+from faq_keras.graph import Graph, evaluate
 
 CHUNK = 32  # images per forward pass
-ARRAY_BATCH = 256  # images per batch when an array is given instead of batches (the paper's batch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +50,8 @@ def calibrate(
 
     Args:
         graph: The float network.
-        data: `tf.data.Dataset`, numpy array, or iterable of `x` or `(x, y)` batches; what the
-            model's input takes.
+        data: `tf.data.Dataset`, numpy array, or iterable of `x` or `(x, y)` batches, as
+            `data.batches` reads them; what the model's inputs take.
         batches: How many batches to use; fewer if the data has fewer.
         percentile: Percentile (50 to 100) of each tensor to measure, by node name; 100 is the
             maximum.
@@ -64,93 +63,37 @@ def calibrate(
         ValueError: If the data is empty, has NaN or infinite values, or another shape than the
             model's input.
     """
-    if len(graph.inputs) != 1:
-        raise ValueError(
-            f"Model '{graph.name}' has {len(graph.inputs)} inputs ({', '.join(graph.inputs)}); "
-            "calibration supports one. Quantize each single-input part by itself."
-        )
+    shapes = {name: tuple(graph[name].layers[0].batch_shape) for name in graph.inputs}
     forward = _forward(graph, list(percentile))
     ranges: dict[str, Range] = {}
-    count = 0
-    for batch in itertools.islice(as_batches(data, batches), batches):
-        batch = _checked(batch, graph[graph.inputs[0]], count)
+    for batch in input_batches(data, batches, shapes, "calibration"):
         for name, measured in _measure_batch(forward, batch, percentile).items():
             ranges[name] = widest([measured, ranges.get(name, measured)])
-        count += 1
-    if not count:
-        raise ValueError(
-            "The calibration data is empty: give at least one batch of training images."
-        )
     return ranges
-
-
-def as_batches(data: Any, batches: int) -> Iterator[npt.NDArray[Any]]:
-    """The inputs of each batch; an array is cut into `batches` parts of at most 256 images."""
-    if isinstance(data, (np.ndarray, tf.Tensor)):
-        data = np.asarray(data)
-        size = max(1, min(ARRAY_BATCH, math.ceil(len(data) / batches)))
-        yield from (data[i : i + size] for i in range(0, len(data), size))
-        return
-    if isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape"):
-        raise ValueError(
-            "The calibration data is a tuple of arrays. Pass the inputs alone (x), or an iterable "
-            "of (x, y) batches."
-        )
-    if not isinstance(data, Iterable):
-        raise ValueError(
-            f"Calibration data of type {type(data).__name__} is not supported: pass a "
-            f"tf.data.Dataset, a numpy array or an "
-            "iterable of batches."
-        )
-    for batch in data:
-        yield np.asarray(batch[0] if isinstance(batch, (tuple, list)) else batch)
-
-
-def _checked(batch: npt.NDArray[Any], node: Node, index: int) -> npt.NDArray[np.float32]:
-    expected = tuple(node.layers[0].batch_shape)
-    fits = batch.ndim == len(expected) and all(
-        want in (None, got) for want, got in zip(expected[1:], batch.shape[1:], strict=True)
-    )
-    if not fits:
-        hint = " Did you forget .batch(...)?" if batch.ndim == len(expected) - 1 else ""
-        raise ValueError(
-            f"Calibration batch {index} has the shape {batch.shape}; the model's input "
-            f"'{node.name}' takes "
-            f"{expected}.{hint}"
-        )
-    if not batch.size:
-        raise ValueError(f"Calibration batch {index} is empty.")
-    batch = batch.astype(np.float32)
-    if not np.isfinite(batch).all():
-        raise ValueError(
-            f"Calibration batch {index} contains NaN or infinite values: check the input pipeline."
-        )
-    return batch
 
 
 def _forward(graph: Graph, taps: list[str]) -> Any:
     """A compiled function from a chunk of inputs to the tapped tensors."""
 
     @tf.function(reduce_retracing=True, jit_compile=False)
-    def forward(x: tf.Tensor) -> dict[str, tf.Tensor]:
-        values = evaluate(graph, {graph.inputs[0]: x}, lambda node, read: node.float_call(read))
+    def forward(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        values = evaluate(graph, inputs, lambda node, read: node.float_call(read))
         return {name: values[name] for name in taps}
 
     return forward
 
 
-def _measure_batch(
-    forward: Any, batch: npt.NDArray[np.float32], percentile: Mapping[str, float]
-) -> dict[str, Range]:
+def _measure_batch(forward: Any, batch: Batch, percentile: Mapping[str, float]) -> dict[str, Range]:
     """Runs a batch in chunks, whose tensors are searched in parallel (numpy frees the GIL)."""
     trackers: dict[str, _TopValues] = {}
+    images = len(next(iter(batch.values())))
     with ThreadPoolExecutor() as pool:
-        for start in range(0, len(batch), CHUNK):
-            chunk = batch[start : start + CHUNK]
-            tensors = forward(tf.constant(chunk))
+        for start in range(0, images, CHUNK):
+            chunk = {name: tf.constant(x[start : start + CHUNK]) for name, x in batch.items()}
+            tensors = forward(chunk)
             for name, tensor in tensors.items():
                 if name not in trackers:
-                    total = int(tf.size(tensor)) // len(chunk) * len(batch)
+                    total = int(tf.size(tensor)) // min(CHUNK, images - start) * images
                     trackers[name] = _TopValues(name, total, percentile[name])
             # A memoryview, unlike .numpy(), is no copy.
             arrays = [np.asarray(memoryview(tensor)) for tensor in tensors.values()]

@@ -13,6 +13,7 @@ the file gets its name only after all of it went well.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -23,8 +24,8 @@ import keras
 import numpy as np
 
 from faq_keras import model_card
-from faq_keras.calibration import as_batches
 from faq_keras.converters.errors import ConversionError
+from faq_keras.data.batches import input_batches
 from faq_keras.files import atomic_write
 from faq_keras.integer.keras_codes import KerasCodes
 from faq_keras.integer.lowering import lower
@@ -35,7 +36,8 @@ from faq_keras.rewrite.keras3 import plan_of
 from faq_keras.tflite import audit, model_file, parity, writer
 
 RANDOM_INPUTS = "random"
-_CHUNK = 32  # images that run through Keras at once
+# Images that run through Keras at once: so many, and no more than fit this memory.
+_CHUNK, _CHUNK_BYTES = 32, 512 * 2**20
 _RANDOM_IMAGES = 16
 
 
@@ -151,6 +153,7 @@ def verify(
     x: Any,
     runtimes: Sequence[str] = ("xnnpack",),
     num_threads: int = 1,
+    labels: Any = None,
 ) -> ParityReport:
     """Compares a file with the model it was exported from, tensor by tensor.
 
@@ -160,6 +163,8 @@ def verify(
         x: Model inputs: array or iterable of batches.
         runtimes: Names of the runtimes to run it on.
         num_threads: Threads of each runtime.
+        labels: The class of each image, integers `[images]`: every run then also has the top-1
+            accuracy of the runtime's logits and of the model's.
 
     Returns:
         The report; mismatches are counted, not raised.
@@ -170,7 +175,8 @@ def verify(
     file = model_file.read(path)
     program = lower(model, file.input_types[0], softmax="SOFTMAX" in file.operators)
     audit.audit(path, program)
-    return parity.compare(_expected(model, program, x), program, path, runtimes, num_threads)
+    expected = _expected(model, program, x)
+    return parity.compare(expected, program, path, runtimes, num_threads, labels)
 
 
 def _expected(
@@ -183,11 +189,22 @@ def _expected(
             raise ValueError(
                 f"verify must be {RANDOM_INPUTS!r}, None or model inputs; received {x!r}."
             )
-        yield codes.random(_RANDOM_IMAGES)
+        step = _images_per_chunk(program)
+        for start in range(0, _RANDOM_IMAGES, step):
+            yield codes.random(min(step, _RANDOM_IMAGES - start), seed=start)
         return
-    for batch in as_batches(x, batches=1):
-        for start in range(0, len(batch), _CHUNK):
-            yield codes(batch[start : start + _CHUNK])
+    step = _images_per_chunk(program)
+    shapes = {t._keras_history.operation.name: tuple(t.shape) for t in model.inputs}
+    for batch in input_batches(x, None, shapes, "verification"):
+        for start in range(0, len(next(iter(batch.values()))), step):
+            yield codes({name: part[start : start + step] for name, part in batch.items()})
+
+
+def _images_per_chunk(program: IntegerProgram) -> int:
+    """How many images' tensors fit the working memory, as floats and as codes."""
+    sizes = [program.tensors[name].shape[1:] for name in program.activations()]
+    values = sum(math.prod(size or 1 for size in shape) for shape in sizes)
+    return max(1, min(_CHUNK, _CHUNK_BYTES // (8 * values)))
 
 
 def _metadata(
@@ -224,7 +241,7 @@ def _metadata(
         "weights": weights,
         "layout": layout,
         "colour_order": "as trained",
-        "preprocessing": _preprocessing(model),
+        "preprocessing": _preprocessing(model, program),
         "tensors": [tensor_facts(program, name, role) for name, role in roles],
         "versions": {
             name: metadata.version(name) for name in ("faq_keras", "tensorflow", "keras", package)
@@ -246,7 +263,7 @@ def _tensor_facts(program: IntegerProgram, name: str, role: str) -> dict[str, An
 
 def _onnx_tensor_facts(program: IntegerProgram, name: str, role: str) -> dict[str, Any]:
     """Of the float tensor; the scale is that of its codes."""
-    from faq_keras.converters.qdq import channels_first, interface_name
+    from faq_keras.converters.qdq_graph import channels_first, interface_name
 
     codes = program.tensors[interface_name(name)]
     return {
@@ -259,19 +276,28 @@ def _onnx_tensor_facts(program: IntegerProgram, name: str, role: str) -> dict[st
     }
 
 
-def _preprocessing(model: keras.Model) -> list[dict[str, Any]]:
-    """The float layers in front of the input tensor, which the file leaves to the caller."""
-    steps: list[dict[str, Any]] = []
-    for layer in model.layers:
-        for inner in layer.float_layers if isinstance(layer, QuantizedInput) else ():
-            if isinstance(inner, keras.layers.Rescaling):
-                steps.append(
-                    {"op": "rescale", "scale": _plain(inner.scale), "offset": _plain(inner.offset)}
-                )
-            else:
-                mean, deviation = inner.mean, np.sqrt(np.asarray(inner.variance))
-                steps.append({"op": "normalize", "mean": _plain(mean), "std": _plain(deviation)})
-    return steps
+def _preprocessing(
+    model: keras.Model, program: IntegerProgram
+) -> list[dict[str, Any]] | dict[str, list[dict[str, Any]]]:
+    """The float layers in front of the input tensor, which the file leaves to the caller.
+
+    With several inputs, by name of the input tensor.
+    """
+    by_layer = {
+        layer.plan.name: [_step(inner) for inner in layer.float_layers]
+        for layer in model.layers
+        if isinstance(layer, QuantizedInput)
+    }
+    steps = [by_layer[tensor._keras_history.operation.name] for tensor in model.inputs]
+    return steps[0] if len(steps) == 1 else dict(zip(program.inputs, steps, strict=True))
+
+
+def _step(layer: keras.layers.Layer) -> dict[str, Any]:
+    """One preprocessing layer as plain numbers."""
+    if isinstance(layer, keras.layers.Rescaling):
+        return {"op": "rescale", "scale": _plain(layer.scale), "offset": _plain(layer.offset)}
+    deviation = np.sqrt(np.asarray(layer.variance))
+    return {"op": "normalize", "mean": _plain(layer.mean), "std": _plain(deviation)}
 
 
 def _plain(value: Any) -> Any:

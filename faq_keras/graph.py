@@ -87,7 +87,7 @@ class Graph:
     Attributes:
         name: The model's name.
         nodes: In topological order.
-        inputs: Names of the input nodes.
+        inputs: Names of the input nodes, in the order of the model's inputs.
         outputs: Names of the nodes whose tensors the model returns.
     """
 

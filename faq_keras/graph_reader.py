@@ -77,7 +77,7 @@ def read_graph(model: keras.Model) -> Graph:
         dataclasses.replace(node, kind="affine") if node.kind in _AFFINE_KINDS else node
         for node in nodes
     ]
-    inputs = tuple(node.name for node in nodes if node.kind == "input")
+    inputs = tuple(reader.producer[id(tensor)] for tensor in functional.inputs)
     graph = Graph(model.name, tuple(nodes), inputs, outputs)
     _check(graph, reader.problems)
     return dataclasses.replace(graph, nodes=tuple(_on_common_grids(graph)))
@@ -122,7 +122,7 @@ class _Reader:
         layer = _as_layer(operation)
         name = layer.name if layer.name not in self._names else f"{model_name}_{layer.name}"
         inputs = tuple(self.producer[id(tensor)] for tensor in call.input_tensors)
-        if id(operation) in self._seen and getattr(layer, "weights", ()):
+        if id(operation) in self._seen and getattr(layer, "weights", None):
             self.problems.append(f"Layer '{layer.name}' is called more than once (shared weights)")
         elif id(operation) in self._seen and type(layer) in _LAYER_KINDS:
             name = self._unused(layer.name)

@@ -99,15 +99,23 @@ def _markdown(card: Mapping[str, Any]) -> str:
         "",
         f"Layout: {card['layout']}, colour order: {card['colour_order']}.",
         "",
-        *_preprocessing(card["preprocessing"]),
+        *_all_preprocessing(card["preprocessing"]),
         "",
         "Versions: " + ", ".join(f"{name} {version}" for name, version in card["versions"].items()),
     ]
     return "\n".join(lines)
 
 
-def _preprocessing(steps: list[dict[str, Any]]) -> list[str]:
-    lines = ["Preprocessing, in this order:", ""]
+def _all_preprocessing(steps: list[dict[str, Any]] | dict[str, Any]) -> list[str]:
+    """Of the input, or of each input by name."""
+    if isinstance(steps, list):
+        return _preprocessing("Preprocessing", steps)
+    parts = [_preprocessing(f"Preprocessing of {name}", own) for name, own in steps.items()]
+    return [line for part in parts for line in (*part, "")]
+
+
+def _preprocessing(title: str, steps: list[dict[str, Any]]) -> list[str]:
+    lines = [f"{title}, in this order:", ""]
     for step in steps:
         arguments = ", ".join(f"{key} {value}" for key, value in step.items() if key != "op")
         lines.append(f"1. {step['op']}: {arguments}")

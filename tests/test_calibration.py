@@ -7,7 +7,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faq_keras.calibration import _TopValues, as_batches, calibrate
+from faq_keras.calibration import _TopValues, calibrate
+from faq_keras.data.batches import input_batches
 from faq_keras.graph_reader import read_graph
 from tests import networks
 
@@ -84,9 +85,12 @@ def test_only_the_asked_for_batches_are_read():
 
 
 def test_arrays_are_cut_into_batches_of_at_most_256():
-    sizes = [len(batch) for batch in as_batches(np.zeros((2000, 1)), 5)]
-    assert sizes[:5] == [256] * 5
-    assert [len(batch) for batch in as_batches(np.zeros((100, 1)), 5)] == [20] * 5
+    def sizes(images):
+        found = input_batches(np.zeros((images, 1)), 5, {"x": (None, 1)}, "calibration")
+        return [len(batch["x"]) for batch in found]
+
+    assert sizes(2000) == [256] * 5
+    assert sizes(100) == [20] * 5
 
 
 @pytest.mark.parametrize(

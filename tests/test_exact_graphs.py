@@ -7,6 +7,7 @@ grid, batch normalizations without a convolution, grouped convolutions, several 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import faq_keras
 from tests import networks
@@ -128,6 +129,15 @@ def concat_of_concats():
     return keras.Model(inputs, head(networks.conv_bn_relu(layers.Concatenate()([a, b, y]), 4)))
 
 
+def concat_of_many():
+    """More than one kernel joins, with and without a list that an earlier one has joined."""
+    inputs = image()
+    x = networks.conv_bn_relu(inputs, 4)
+    parts = [networks.conv_bn_relu(x, n, 1) for n in range(1, 13)]
+    y = networks.conv_bn_relu(layers.Concatenate()(parts), 4, 1)
+    return keras.Model(inputs, head(layers.Concatenate()([*parts, y, x])))
+
+
 def concat_at_the_end():
     inputs = image()
     x = networks.conv_bn_relu(inputs, 6)
@@ -139,6 +149,14 @@ def two_outputs():
     inputs = image()
     x = networks.conv_bn_relu(inputs, 6)
     return keras.Model(inputs, {"a": head(x), "b": layers.Softmax()(head(x, 3))})
+
+
+def two_inputs():
+    """The inputs' order is not that in which the network reads them."""
+    left, right = keras.Input((9, 9, 3), name="left"), keras.Input((9, 9, 1), name="right")
+    x = networks.conv_bn_relu(layers.Rescaling(0.5)(left), 6)
+    y = networks.conv_bn_relu(networks.conv_bn_relu(right, 4), 6, relu=False)
+    return keras.Model([right, left], head(layers.ReLU()(layers.Add()([x, y]))))
 
 
 def nested():
@@ -164,22 +182,36 @@ CASES = {
     "concat_of_input": concat_of_input,
     "concat_of_vectors": concat_of_vectors,
     "concat_of_concats": concat_of_concats,
+    "concat_of_many": concat_of_many,
     "concat_at_the_end": concat_at_the_end,
     "two_outputs": two_outputs,
+    "two_inputs": two_inputs,
     "nested": nested,
 }
 
 
-def quantized(build, bits):
-    model = networks.randomize(build())
-    x = networks.images(40, model.input_shape[1:])
+def network(name):
+    """A network and inputs for it: an array, or a list of them."""
+    model = networks.randomize(CASES[name]())
+    x = [networks.images(40, tensor.shape[1:], seed=i) for i, tensor in enumerate(model.inputs)]
+    return model, x[0] if len(x) == 1 else x
+
+
+def quantized(name, bits):
+    model, x = network(name)
     return faq_keras.apply(model, bits, calibration_data=x), x
 
 
-@pytest.mark.parametrize("bits", WIDTHS, ids="W{0[0]}A{0[1]}".format)
-@pytest.mark.parametrize("name", CASES)
+def two_widths_each():
+    """Widths alternate over the cases; all of them together see every width with every kind."""
+    for index, name in enumerate(CASES):
+        for bits in (WIDTHS[index % 4], WIDTHS[(index + 1 + index // 4 % 3) % 4]):
+            yield pytest.param(name, bits, id=f"{name}-W{bits[0]}A{bits[1]}")
+
+
+@pytest.mark.parametrize("name, bits", two_widths_each())
 def test_network_equals_its_file_on_every_runtime(name, bits, tmp_path):
-    q, x = quantized(CASES[name], bits)
+    q, x = quantized(name, bits)
     path = tmp_path / "m.tflite"
     report = faq_keras.export_tflite(q, path, "int4")
     print(f"{name} W{bits[0]}A{bits[1]}: {report}")
@@ -191,8 +223,7 @@ def test_network_equals_its_file_on_every_runtime(name, bits, tmp_path):
 
 @pytest.mark.parametrize("name", CASES)
 def test_float_model_comes_back(name):
-    model = networks.randomize(CASES[name]())
-    x = networks.images(8, model.input_shape[1:])
+    model, x = network(name)
     f = faq_keras.to_float(faq_keras.apply(model, 4, calibration_data=x))
     for got, want in zip(keras.tree.flatten(f(x)), keras.tree.flatten(model(x)), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-5)
@@ -200,7 +231,7 @@ def test_float_model_comes_back(name):
 
 @pytest.mark.parametrize("name", ["densenet", "grouped_4_stride_2", "lone_relu", "dense_bn"])
 def test_exactness_survives_training_and_reloading(name, tmp_path):
-    q, x = quantized(CASES[name], 4)
+    q, x = quantized(name, 4)
     y = np.arange(len(x)) % q.output_shape[-1]
     before = [np.array(v) for v in q.trainable_variables]
     faq_keras.fine_tune(
@@ -212,3 +243,38 @@ def test_exactness_survives_training_and_reloading(name, tmp_path):
     loaded = keras.saving.load_model(tmp_path / "m.keras")
     assert np.array_equal(loaded.predict(x, verbose=0), q.predict(x, verbose=0))
     assert faq_keras.export_tflite(loaded, tmp_path / "m.tflite", verify=x).mismatches == 0
+
+
+@pytest.mark.parametrize("form", ["list", "dictionary", "dataset", "pairs"])
+def test_several_inputs_in_every_form(form, tmp_path):
+    model, (right, left) = network("two_inputs")
+    named = {"left": left, "right": right}
+    dataset = tf.data.Dataset.from_tensor_slices((named, np.zeros(40))).batch(8)
+    pairs = [((right[i : i + 8], left[i : i + 8]), None) for i in range(0, 40, 8)]
+    data = {"list": [right, left], "dictionary": named, "dataset": dataset, "pairs": pairs}[form]
+    q = faq_keras.apply(model, 8, calibration_data=data)
+    expected = faq_keras.apply(model, 8, calibration_data=[right, left])
+    assert faq_keras.plan_of(q).layers == faq_keras.plan_of(expected).layers
+    path = tmp_path / "m.tflite"
+    report = faq_keras.export_tflite(q, path, verify=data)
+    assert report.mismatches == 0 and report.runs[0].images == 40
+    logits = faq_keras.tflite.load(path)(named)
+    assert np.array_equal(logits, q.predict([right, left], verbose=0))
+
+
+def test_an_array_for_several_inputs_is_refused():
+    model, (right, _) = network("two_inputs")
+    with pytest.raises(ValueError, match=r"has one array per batch; .* inputs right, left"):
+        faq_keras.apply(model, 8, calibration_data=right)
+    with pytest.raises(ValueError, match="has the inputs right; the model has right, left"):
+        faq_keras.apply(model, 8, calibration_data={"right": right})
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", ["inception", "densenet", "grouped_4_stride_2", "dense_bn"])
+def test_onnx_file_equals_its_network(name, bits, tmp_path):
+    pytest.importorskip("onnxruntime", reason="needs the extra [torch]")
+    q, x = quantized(name, bits)
+    report = faq_keras.export_onnx(q, tmp_path / "m.onnx", verify=x)
+    print(f"{name} {bits} bits: {report}")
+    assert report.mismatches == 0 and report.values > 0

@@ -135,7 +135,7 @@ def test_everything_unsupported_is_listed_at_once():
 
 
 def test_layers_without_weights_may_be_shared():
-    inputs = keras.Input((8, 8, 3))
+    inputs = keras.Input((12, 12, 3))
     relu, pool = layers.ReLU(name="relu"), layers.MaxPooling2D(name="pool")
     x = relu(layers.Conv2D(3, 3)(pool(relu(layers.Conv2D(3, 3)(inputs)))))
     graph = read_graph(keras.Model(inputs, pool(x)))

@@ -67,7 +67,10 @@ class Runner:
         details = self._session.input_details
         feed = self._named(x)
         steps = self.file.metadata.get("preprocessing", ())
-        values = {d["name"]: preprocess(feed[d["name"]], steps) for d in details}
+        by_name = steps if isinstance(steps, Mapping) else {d["name"]: steps for d in details}
+        values = {
+            d["name"]: preprocess(feed[d["name"]], by_name.get(d["name"], ())) for d in details
+        }
         codes = {d["name"]: _encode(values[d["name"]], d) for d in details}
         outputs = self._run(self._session, codes)
         return _single(

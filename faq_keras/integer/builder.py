@@ -30,7 +30,8 @@ class ProgramBuilder:
         self.input_type = input_type
         self.tensors: dict[str, Tensor] = {}
         self.ops: list[Op] = []
-        self.inputs: list[str] = []
+        self.inputs: dict[str, str] = {}  # name of the model's input -> tensor
+        self.joined: dict[tuple[str, ...], str] = {}  # tensors -> their concatenation
         self.bounds: list[AccumulatorBound] = []
 
     def tensor(self, tensor: Tensor) -> str:

@@ -5,11 +5,12 @@ exactly; a remainder means that the layer left its grid, and is an error.
 
     program = lower(q)
     codes = KerasCodes(q, program)
-    codes(x)["conv1"]                     # int8 array [images, height, width, channels]
+    codes({"image": x})["conv1"]                     # int8 array [images, height, width, channels]
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -31,9 +32,7 @@ class KerasCodes:
 
     def __init__(self, model: keras.Model, program: IntegerProgram) -> None:
         self._program = program
-        self._inputs: dict[
-            str, Any
-        ] = {}  # the input quantizers, in the order of the model's inputs
+        self._inputs: dict[str, Any] = {}  # the input quantizers, by name of the model's input
         grids: dict[str, Any] = {}
         outputs: dict[str, Any] = {}
         for call in layer_calls(model):
@@ -56,17 +55,17 @@ class KerasCodes:
             values[name] = (codes * spec.step).astype(np.float32)
         return self._codes(values)
 
-    def __call__(self, x: Any) -> dict[str, npt.NDArray[np.generic]]:
+    def __call__(self, x: Mapping[str, Any]) -> dict[str, npt.NDArray[np.generic]]:
         """The integers of all tensors, by tensor name (float values for a float32 input tensor).
 
         Args:
-            x: Model inputs `[images, height, width, channels]`.
+            x: Model inputs `[images, height, width, channels]` by name.
 
         Raises:
             ValueError: If a value does not lie on its tensor's grid.
         """
-        flat = zip(self._inputs.items(), keras.tree.flatten(x), strict=True)
-        return self._codes({name: np.asarray(layer.preprocess(v)) for (name, layer), v in flat})
+        layers = self._inputs.items()
+        return self._codes({name: np.asarray(layer.preprocess(x[name])) for name, layer in layers})
 
     def _codes(self, values: dict[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[Any]]:
         tensors = self._program.tensors

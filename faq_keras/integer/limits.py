@@ -23,6 +23,9 @@ MULTIPLIER_END = 2.0**8
 ADD_RATIO_START, ADD_RATIO_END = 2.0**-10, 2.0**8
 # The same for a QUANTIZE between int8 tensors. From uint8, only equal scales are exact.
 QUANTIZE_RATIO_START, QUANTIZE_RATIO_END = 2.0**-8, 2.0**8
+# How many tensors one CONCATENATION joins: XNNPACK leaves longer ones to slower kernels, and TFLM
+# refuses more than ten.
+JOINED_TENSORS = 5
 
 
 def check_multipliers(layer: str, multipliers: npt.NDArray[np.floating]) -> None:

@@ -69,7 +69,9 @@ def lower(model: keras.Model, input_type: str = "int8", softmax: bool = False) -
         name=model.name,
         tensors=builder.tensors,
         ops=tuple(builder.ops),
-        inputs=tuple(builder.inputs),
+        inputs=tuple(
+            builder.inputs[tensor._keras_history.operation.name] for tensor in model.inputs
+        ),
         outputs=tuple(outputs),
         numerics=plan.settings.numerics,
         bounds=tuple(builder.bounds),
@@ -95,7 +97,7 @@ def _input(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
 def _quantized_input(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     codes = activation_tensor(layer.plan.name, layer.output.shape, layer.plan.output)
     if builder.input_type == "int8":
-        builder.inputs.append(builder.tensor(codes))
+        builder.inputs[codes.name] = builder.tensor(codes)
         return codes.name
     source = dataclasses.replace(
         codes, name=f"{codes.name}/{builder.input_type}", dtype=builder.input_type
@@ -109,7 +111,7 @@ def _quantized_input(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> 
         )
     else:
         source = dataclasses.replace(source, scale=(), zero_point=0)
-    builder.inputs.append(builder.tensor(source))
+    builder.inputs[codes.name] = builder.tensor(source)
     return builder.op("quantize", codes.name, [source.name], builder.tensor(codes))
 
 
@@ -221,9 +223,25 @@ def _affine(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
 
 
 def _concat(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
-    shape = layer.output.shape
-    output = builder.tensor(activation_tensor(layer.name, shape, layer.plan.output))
-    return builder.op("concatenation", layer.name, inputs, output, axis=len(shape) - 1)
+    """DenseNet's long lists begin with those of earlier layers, whose joined tensor is read."""
+    known = (n for n in range(len(inputs), 1, -1) if tuple(inputs[:n]) in builder.joined)
+    first = next(known, 0)
+    parts = [builder.joined[tuple(inputs[:first])], *inputs[first:]] if first else inputs
+    shape, count = layer.output.shape, 0
+    while len(parts) > limits.JOINED_TENSORS:
+        group, parts = parts[: limits.JOINED_TENSORS], parts[limits.JOINED_TENSORS :]
+        channels = sum(int(builder.tensors[name].shape[-1] or 0) for name in group)
+        part = f"{layer.name}/part_{count}", (*shape[:-1], channels)
+        parts, count = [_join(builder, layer, group, *part), *parts], count + 1
+    builder.joined[tuple(inputs)] = layer.name
+    return _join(builder, layer, parts, layer.name, shape)
+
+
+def _join(
+    builder: ProgramBuilder, layer: Any, parts: list[str], name: str, shape: tuple[int | None, ...]
+) -> str:
+    output = builder.tensor(activation_tensor(name, shape, layer.plan.output))
+    return builder.op("concatenation", layer.name, parts, output, axis=len(shape) - 1)
 
 
 def _requantize(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
