@@ -233,6 +233,13 @@ def _average_pool_2d(graph: QdqGraph, op: Op) -> str:
     return graph.half_away(y, name, step / (4 * area), center=-tensor.zero_point * step)
 
 
+def _mean(graph: QdqGraph, op: Op) -> str:
+    """Never half way between two codes, or exact: QuantizeLinear's rounding does not matter."""
+    axes = graph.constant(f"{op.outputs[0]}/axes", np.array([2, 3], np.int64))
+    inputs = [graph.values(op.inputs[0]), axes]
+    return graph.node("ReduceMean", inputs, f"{op.outputs[0]}/mean", keepdims=0)
+
+
 def _max_pool_2d(graph: QdqGraph, op: Op) -> str:
     """Fenced in at 4 bits.
 
@@ -305,6 +312,7 @@ _HANDLERS: Mapping[str, Callable[[QdqGraph, Op], str]] = {
     "add": _add,
     "concatenation": _concatenation,
     "average_pool_2d": _average_pool_2d,
+    "mean": _mean,
     "max_pool_2d": _max_pool_2d,
     "pad": _pad,
     "reshape": _reshape,

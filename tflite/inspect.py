@@ -68,7 +68,21 @@ def rows(path: str | os.PathLike[str]) -> list[Row]:
     Raises:
         ValueError: If the file is missing or no valid TFLite model.
     """
-    return _rows(model_file.read(path))
+    return rows_of(model_file.read(path))
+
+
+def rows_of(file: ModelFile) -> list[Row]:
+    """The same of a file that is read already: inputs first, then each operator's outputs."""
+    tensors = file.graph.tensors or []
+    result = [_row("INPUT", tensors[int(i)], "") for i in _list(file.graph.inputs)]
+    for op in file.graph.operators or ():
+        name = flatbuffer.op_name(file.model, op)
+        activation = _FUSED.get(getattr(op.builtinOptions, "fusedActivationFunction", 0), "")
+        shown = f"{name}+{activation}" if activation else name
+        for output in _list(op.outputs):
+            row = _row(shown, tensors[int(output)], activation)
+            result.append(dataclasses.replace(row, **_weights(file, op, name)))
+    return result
 
 
 def table(path: str | os.PathLike[str]) -> str:
@@ -78,7 +92,8 @@ def table(path: str | os.PathLike[str]) -> str:
         ValueError: If the file is missing or no valid TFLite model.
     """
     file = model_file.read(path)
-    cells = [_cells(row) for row in _rows(file)]
+    found = rows_of(file)
+    cells = [*map(_cells, found), _total_cells(found)]
     widths = [max(len(line[i]) for line in [_HEADINGS, *cells]) for i in range(len(_HEADINGS))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -100,22 +115,14 @@ def scale_text(scales: Sequence[float]) -> str:
     return f"{_power_text(lowest)} .. {_power_text(highest)}"
 
 
+def dimensions(shape: Sequence[int]) -> str:
+    """A shape for people: `Nx8x8x16`, where N can be resized."""
+    return "x".join("N" if size == -1 else str(size) for size in shape)
+
+
 def _power_text(scale: float) -> str:
     mantissa, exponent = math.frexp(scale)
     return f"2^{exponent - 1}" if mantissa == 0.5 else f"{scale:.6g}"
-
-
-def _rows(file: ModelFile) -> list[Row]:
-    tensors = file.graph.tensors or []
-    result = [_row("INPUT", tensors[int(i)], "") for i in _list(file.graph.inputs)]
-    for op in file.graph.operators or ():
-        name = flatbuffer.op_name(file.model, op)
-        activation = _FUSED.get(getattr(op.builtinOptions, "fusedActivationFunction", 0), "")
-        shown = f"{name}+{activation}" if activation else name
-        for output in _list(op.outputs):
-            row = _row(shown, tensors[int(output)], activation)
-            result.append(dataclasses.replace(row, **_weights(file, op, name)))
-    return result
 
 
 def _row(op: str, tensor: schema.TensorT, activation: str) -> Row:
@@ -175,12 +182,15 @@ def _list(vector: Any) -> list[Any]:
     return [] if vector is None else list(vector)
 
 
+def _total_cells(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The line that adds up the bytes. A constant that two operators read counts for each."""
+    total = sum(row.weight_bytes for row in rows)
+    return ("total", *[""] * (len(_HEADINGS) - 2), f"{total:,}")
+
+
 def _cells(row: Row) -> tuple[str, ...]:
     def text(value: Any) -> str:
         return "" if value is None else str(value)
-
-    def dimensions(shape: tuple[int, ...]) -> str:
-        return "x".join("N" if size == -1 else str(size) for size in shape)
 
     return (
         row.op,

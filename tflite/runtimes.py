@@ -17,73 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from ai_edge_litert.interpreter import OpResolverType
 
 from faq_keras.tflite import flatbuffer
+from faq_keras.tflite.emulation import EmulatedRuntime, EmulatedSession
+from faq_keras.tflite.litert_session import LiteRtSession
 
 Codes = npt.NDArray[np.generic]
-
-# A delegate appears as one more operator whose outputs are those of the operators it took over.
-_DELEGATE = "DELEGATE"
-
-
-class LiteRtSession:
-    """A model inside LiteRT's interpreter.
-
-    Attributes:
-        input_details: LiteRT's description of the inputs, in the model's order.
-        output_details: The same of the outputs.
-    """
-
-    def __init__(self, content: bytes, resolver: OpResolverType, num_threads: int) -> None:
-        self._interpreter = Interpreter(
-            model_content=content,
-            num_threads=num_threads,
-            experimental_op_resolver_type=resolver,
-        )
-        self._interpreter.allocate_tensors()
-        self.input_details: list[dict[str, Any]] = self._interpreter.get_input_details()
-        self.output_details: list[dict[str, Any]] = self._interpreter.get_output_details()
-        self._shapes = {d["name"]: tuple(int(n) for n in d["shape"]) for d in self.input_details}
-
-    def run(self, inputs: Mapping[str, Codes]) -> dict[str, Codes]:
-        """Executes the model.
-
-        Args:
-            inputs: One array per input name, `[batch, ...]` in the input's own dtype.
-
-        Returns:
-            One array per output name.
-        """
-        for details in self.input_details:
-            shape = inputs[details["name"]].shape
-            if shape != self._shapes[details["name"]]:
-                self._interpreter.resize_tensor_input(details["index"], shape)
-                self._shapes[details["name"]] = shape
-        self._interpreter.allocate_tensors()
-        for details in self.input_details:
-            self._interpreter.set_tensor(details["index"], inputs[details["name"]])
-        self._interpreter.invoke()
-        return {d["name"]: self._interpreter.get_tensor(d["index"]) for d in self.output_details}
-
-    def invoke(self) -> None:
-        """Executes the model once more on the inputs it has."""
-        self._interpreter.invoke()
-
-    @property
-    def delegated(self) -> frozenset[str]:
-        """Names of the tensors that a delegate hands back: results of delegated operators.
-
-        Only if the model exposes every tensor as an output does this name all delegated operators.
-        """
-        indices = {
-            int(index)
-            for op in self._interpreter._get_ops_details()
-            if op["op_name"] == _DELEGATE
-            for index in op["outputs"]
-        }
-        details = {d["index"]: d["name"] for d in self._interpreter.get_tensor_details()}
-        return frozenset(details[i] for i in indices if i in details)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,8 +145,8 @@ class TflmRuntime:
         return {"tflite-micro": importlib.metadata.version("tflite-micro")}
 
 
-Session = LiteRtSession | TflmSession
-Runtime = LiteRtRuntime | TflmRuntime
+Session = LiteRtSession | TflmSession | EmulatedSession
+Runtime = LiteRtRuntime | TflmRuntime | EmulatedRuntime
 
 RUNTIMES: Mapping[str, Runtime] = {
     "xnnpack": LiteRtRuntime("xnnpack", OpResolverType.AUTO, delegates=True),
@@ -215,6 +155,10 @@ RUNTIMES: Mapping[str, Runtime] = {
     ),
     "reference": LiteRtRuntime("reference", OpResolverType.BUILTIN_REF, delegates=False),
     "tflm": TflmRuntime(),
+    "aarch64": EmulatedRuntime("aarch64", "AUTO", delegates=True),
+    "aarch64-builtin": EmulatedRuntime(
+        "aarch64-builtin", "BUILTIN_WITHOUT_DEFAULT_DELEGATES", delegates=False
+    ),
 }
 
 

@@ -1,9 +1,11 @@
-"""Shows what is in a file: faq inspect m.tflite|m.keras|plan.json.
+"""Shows what is in a file: faq inspect m.tflite|m.keras|plan.json [--picture=net.svg].
 
 A .tflite file (anybody's) as a table of its ops: shapes, bits, scales as 2^l, zero points, bytes. A
-quantized .keras model as its plan and its integer ops. A plan as a table of its tensors.
+quantized .keras model as its plan and its integer ops. A plan as a table of its tensors. With
+--picture, also the network of a .tflite or .keras file as a .svg or .png (these need Graphviz) or
+as .dot text.
 
-Example: faq inspect model_int4.tflite
+Example: faq inspect model_int4.tflite --picture=network.svg
 """
 
 from __future__ import annotations
@@ -14,32 +16,54 @@ from absl import flags
 
 from faq_keras.cli import common
 from faq_keras.integer.lowering import lower
+from faq_keras.integer.program import IntegerProgram
 from faq_keras.plan import QuantPlan
 from faq_keras.rewrite.keras3 import plan_of
-from faq_keras.tflite import inspect
+from faq_keras.tflite import inspect, model_file, picture, writer
 
 FLAGS = flags.FlagValues()
+_PICTURE = flags.DEFINE_string(
+    "picture", None, "also draw the network: a .svg, .png or .dot file", flag_values=FLAGS
+)
 
 
 def main(arguments: list[str]) -> int:
     """Prints one file."""
     (path,) = common.positional(arguments, "FILE")
     suffix = Path(path).suffix
+    if suffix not in (".tflite", ".keras", ".json"):
+        raise ValueError(f"{path} is none of .tflite, .keras and .json (a plan).")
+    if _PICTURE.value and suffix == ".json":
+        raise ValueError(f"{path} is a plan: --picture draws a .tflite or .keras file.")
     if suffix == ".json":
         print(QuantPlan.load(path))
     elif suffix == ".keras":
         _show_model(path)
-    elif suffix == ".tflite":
-        print(inspect.table(path))
     else:
-        raise ValueError(f"{path} is none of .tflite, .keras and .json (a plan).")
+        file = model_file.read(path)
+        _draw(file)
+        print(inspect.table(path))
     return 0
 
 
 def _show_model(path: str) -> None:
     model = common.load_model(path)
-    print(plan_of(model))
+    plan = plan_of(model)
     program = lower(model)
+    if _PICTURE.value:
+        _draw(model_file.from_bytes(writer.to_bytes(program), path))
+    print(plan)
+    _print_ops(program)
+
+
+def _draw(file: model_file.ModelFile) -> None:
+    """Draws before anything is printed: a picture that fails leaves one sentence."""
+    if _PICTURE.value:
+        picture.draw(file, _PICTURE.value)
+        print(f"Wrote {_PICTURE.value}")
+
+
+def _print_ops(program: IntegerProgram) -> None:
     bounds = {bound.op: bound.bound for bound in program.bounds}
     rows = [
         (

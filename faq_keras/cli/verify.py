@@ -1,13 +1,17 @@
 """faq verify MODEL.keras m.tflite --data=x.npz [--runtimes=xnnpack].
 
 Runs the Keras model, the integer reference and the file on the given inputs and compares every
-tensor, integer by integer. The exit status is 1 on any mismatch.
+tensor, integer by integer. The exit status is 1 on any mismatch. Integer labels, as an array y
+beside the inputs x, add the top-1 accuracy that each runtime's rounding gives. docs/runtimes.md
+tells of the runtimes: xnnpack, builtin, reference, tflm, aarch64, aarch64-builtin.
 
-Example: faq verify model.keras model_int4.tflite --data=test.npz
+Example: faq verify model.keras model_int4.tflite --data=test.npz --runtimes=xnnpack,tflm
 """
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 from absl import flags
 
 from faq_keras import deployment
@@ -15,7 +19,10 @@ from faq_keras.cli import common
 
 FLAGS = flags.FlagValues()
 _DATA = flags.DEFINE_string(
-    "data", None, "model inputs: .npz with an array x, or .npy", flag_values=FLAGS
+    "data",
+    None,
+    "model inputs: .npz with an array x (and y: labels), or .npy",
+    flag_values=FLAGS,
 )
 _RUNTIMES = flags.DEFINE_list(
     "runtimes", ["xnnpack"], "runtimes to compare, separated by commas", flag_values=FLAGS
@@ -38,8 +45,18 @@ def main(arguments: list[str]) -> int:
         common.load_inputs(_DATA.value, model),
         runtimes=_RUNTIMES.value,
         num_threads=_NUM_THREADS.value,
+        labels=_labels(_DATA.value),
     )
     print(report)
     if _JSON.value:
         common.write_text(_JSON.value, report.to_json())
     return 1 if report.mismatches else 0
+
+
+def _labels(path: str) -> npt.NDArray[np.generic] | None:
+    """The array y beside the inputs, if there is one; `common.load_inputs` has checked the file."""
+    data = np.load(path, allow_pickle=False)
+    if isinstance(data, np.ndarray) or len(data.files) == 1 or "y" not in data.files:
+        return None
+    labels: npt.NDArray[np.generic] = data["y"]
+    return labels

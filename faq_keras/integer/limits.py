@@ -27,6 +27,30 @@ QUANTIZE_RATIO_START, QUANTIZE_RATIO_END = 2.0**-8, 2.0**8
 # refuses more than ten.
 JOINED_TENSORS = 5
 
+# Input scale / output scale / count of a MEAN is within this.
+MEAN_START, MEAN_END = 2.0**-16, 2.0**8
+
+
+def has_exact_mean(count: int, input_scale: float, output_scale: float) -> bool:
+    """Whether every runtime with float arithmetic rounds the mean of `count` codes alike.
+
+    That is so if the factor is a power of two, and if no sum of codes lies half way between two
+    codes of the output: an odd count onto a grid no coarser, for example. Then the nearest mean is
+    1 / (2 * odd factor) of a step away from a half, far more than float32 errs.
+
+    Args:
+        count: How many codes are summed.
+        input_scale: A power of two.
+        output_scale: A power of two.
+    """
+    odd, twos = count, 0
+    while odd % 2 == 0:
+        odd, twos = odd // 2, twos + 1
+    coarser = round(np.log2(output_scale / input_scale))
+    factor = input_scale / output_scale / count
+    no_halves = twos + coarser <= 0 and odd < 1024
+    return (odd == 1 or no_halves) and MEAN_START <= factor < MEAN_END
+
 
 def check_multipliers(layer: str, multipliers: npt.NDArray[np.floating]) -> None:
     """Checks the requantization of a convolution or dense layer.

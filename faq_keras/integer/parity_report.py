@@ -86,6 +86,9 @@ class RuntimeRun:
         results: One entry per tensor, in execution order; the file's own outputs come last.
         undelegated: Tensors whose ops the runtime's delegate did not take (slower, not wrong).
         versions: Packages that the result depends on.
+        top1: Share of the images whose label has the largest of the runtime's logits; None without
+            labels.
+        expected_top1: The same of the expected logits, the Keras model's; None if unknown.
     """
 
     runtime: str
@@ -93,6 +96,8 @@ class RuntimeRun:
     results: tuple[TensorResult, ...]
     undelegated: tuple[str, ...]
     versions: Mapping[str, str]
+    top1: float | None = None
+    expected_top1: float | None = None
 
     @property
     def tensors(self) -> int:
@@ -118,8 +123,14 @@ class RuntimeRun:
         packages = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         return (
             f"{self.runtime}: {self.mismatches:,} mismatches of {self.values:,} values "
-            f"({self.tensors} tensors, {self.images:,} images; {packages})"
+            f"({self.tensors} tensors, {self.images:,} images; {packages}){self._accuracy()}"
         )
+
+    def _accuracy(self) -> str:
+        if self.top1 is None:
+            return ""
+        expected = "" if self.expected_top1 is None else f", Keras {100 * self.expected_top1:.2f} %"
+        return f"; top-1 {100 * self.top1:.2f} %{expected}"
 
 
 @dataclasses.dataclass(frozen=True)

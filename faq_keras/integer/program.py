@@ -12,7 +12,7 @@ TFLite kernel, on the scale of the plan.
 Layouts: activations `[batch, height, width, channels]` (batch is None), convolution kernels `[out,
     height, width, in]`,
 grouped ones `[out, height, width, in / groups]`, depthwise kernels `[1, height, width, channels]`,
-fully connected weights `[out, in]`.
+fully connected weights `[out, in]` (from `[batch, ..., in]` to `[batch, ..., out]`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ OP_KINDS: Mapping[str, tuple[str, ...]] = {
     "add": ("activation",),
     "concatenation": ("axis",),
     "average_pool_2d": ("pool_size", "strides", "padding"),
+    "mean": (),
     "max_pool_2d": ("pool_size", "strides", "padding"),
     "pad": (),
     "reshape": ("shape",),
@@ -142,6 +143,8 @@ class IntegerProgram:
         bounds: Accumulator bounds of the ops that accumulate.
         metadata: What the written file tells about itself (plan hash, preprocessing, versions ...),
             JSON types.
+        fully_connected_1x1: Whether 1x1 convolutions were rewritten for XNNPACK (`layout`); only
+            fully connected kernels are packed then.
     """
 
     name: str
@@ -152,6 +155,7 @@ class IntegerProgram:
     numerics: str = "xnnpack"
     bounds: tuple[AccumulatorBound, ...] = ()
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fully_connected_1x1: bool = False
 
     def activations(self) -> tuple[str, ...]:
         """Names of the tensors that ops compute, in execution order."""

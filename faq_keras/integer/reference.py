@@ -240,6 +240,14 @@ def _average_pool_2d(context: _Context, values: Mapping[str, Codes]) -> Ints:
     return context.profile.average_pool_2d(total, count)
 
 
+def _mean(context: _Context, values: Mapping[str, Codes]) -> Ints:
+    """Over height and width."""
+    x, output = context.centered(values, 0), context.output
+    count = x.shape[1] * x.shape[2]
+    scales = context.input(0).scale[0], output.scale[0]
+    return context.profile.mean(x.sum(axis=(1, 2)), scales[0], count, scales[1]) + output.zero_point
+
+
 def _max_pool_2d(context: _Context, values: Mapping[str, Codes]) -> Ints:
     raw = values[context.op.inputs[0]].astype(np.int64)
     lowest = int(np.iinfo(context.output.dtype).min)
@@ -283,6 +291,7 @@ _HANDLERS: Mapping[str, Callable[[_Context, Mapping[str, Codes]], Ints]] = {
     "add": _add,
     "concatenation": _concatenation,
     "average_pool_2d": _average_pool_2d,
+    "mean": _mean,
     "max_pool_2d": _max_pool_2d,
     "pad": _pad,
     "reshape": _reshape,

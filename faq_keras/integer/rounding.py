@@ -31,6 +31,8 @@ Rescale = Callable[[Ints, float, float], Ints]
 FromFloat = Callable[[npt.NDArray[np.float32], float], Ints]
 # (sum of raw codes, zero points included; how many were summed) -> raw codes
 Mean = Callable[[Ints, Ints], Ints]
+# (sum of codes without the zero point, input scale, how many were summed, output scale) -> codes
+RescaledMean = Callable[[Ints, float, int, float], Ints]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,7 @@ class NumericsProfile:
         quantize: QUANTIZE from integers to integers.
         quantize_float: QUANTIZE from float32.
         average_pool_2d: The mean of raw codes.
+        mean: The mean of codes, on the output's own grid.
     """
 
     name: str
@@ -62,6 +65,12 @@ class NumericsProfile:
     quantize: Rescale
     quantize_float: FromFloat
     average_pool_2d: Mean
+    mean: RescaledMean
+
+
+def round_alike(one: str, other: str) -> bool:
+    """Whether two runtimes have the same rounding in every kernel."""
+    return dataclasses.replace(profile(one), name=other) == profile(other)
 
 
 def profile(name: str) -> NumericsProfile:
@@ -128,7 +137,12 @@ def twice_half_away(
 def twice_by_eights(
     acc: Ints, input_scale: float, kernel_scale: Scale, output_scale: float
 ) -> Ints:
-    """The depthwise kernel on x86-64: eight channels at a time halves up, the rest halves away."""
+    """The depthwise kernel: eight channels at a time halves up, the rest halves away.
+
+    On ARM, 3x3 kernels over a multiple of eight channels (depth multiplier 1, strides 1 or 2, no
+    dilation) run in another one, which multiplies before it shifts left: the same for multipliers
+    below 1, else a number of low bits are lost (`docs/runtimes.md`).
+    """
     wide = acc.shape[-1] // 8 * 8
     scale = np.broadcast_to(np.asarray(kernel_scale), acc.shape[-1:])
     return np.concatenate(
@@ -138,6 +152,25 @@ def twice_by_eights(
         ],
         axis=-1,
     )
+
+
+def half_up_by_columns(
+    acc: Ints, input_scale: float, kernel_scale: Scale, output_scale: float
+) -> Ints:
+    """Matrix products on ARM: ruy rounds once, halves up; a single column is rounded twice.
+
+    A product with one column (one image in a dense layer; a convolution with one output pixel) and
+    four rows or more goes to TFLite's own matrix-vector kernel, if it sums eight terms or more.
+
+    Args:
+        acc: `[batch, ..., channels]`: as many columns as there are outputs per channel.
+        input_scale: Scale of the activations.
+        kernel_scale: Scale of the kernel.
+        output_scale: Scale of the output.
+    """
+    rows = acc.shape[-1]
+    requantize = twice_half_up if acc.size == rows >= 4 else fixed_half_up
+    return requantize(acc, input_scale, kernel_scale, output_scale)
 
 
 # ----------------------------------------------------------------------------------- other kernels
@@ -174,11 +207,14 @@ def rescale_with(requantize: Requantize) -> Rescale:
 
 
 def xnnpack_rescale(codes: Ints, input_scale: float, output_scale: float) -> Ints:
-    """XNNPACK's `qs8-vcvt`: an 8.8 fixed-point multiplier, halves up."""
-    multiplier = int(
-        np.rint(256.0 * np.float64(np.float32(input_scale) / np.float32(output_scale)))
-    )
-    return shift_half_up(codes * multiplier, 8)
+    """XNNPACK's `qs8-vcvt`: an 8.8 fixed-point multiplier, halves up.
+
+    Its delegate leaves ratios outside of [2^-8, 2^7] to the built-in kernel.
+    """
+    ratio = np.float64(np.float32(input_scale) / np.float32(output_scale))
+    if not 2.0**-8 <= ratio <= 2.0**7:
+        return twice_half_up(codes, input_scale, np.float64(1), output_scale)
+    return shift_half_up(codes * int(np.rint(256.0 * ratio)), 8)
 
 
 def float_to_codes(x: npt.NDArray[np.float32], output_scale: float) -> Ints:
@@ -192,6 +228,28 @@ def float_to_codes_half_away(x: npt.NDArray[np.float32], output_scale: float) ->
     scaled = np.clip(x.astype(np.float32) / np.float32(output_scale), -(2.0**31), 2.0**31)
     whole = np.trunc(scaled)
     return (whole + np.trunc(2 * (scaled - whole))).astype(np.int64)
+
+
+def float_mean(total: Ints, input_scale: float, count: int, output_scale: float) -> Ints:
+    """XNNPACK's MEAN: the sum times a float32 factor.
+
+    Instruction sets differ in where they add the zero point, and so in halves that float32 cannot
+    hold exactly; `limits.has_exact_mean` tells where there are none.
+    """
+    return float_half_even(total, input_scale, np.float32(1.0 / count), output_scale)
+
+
+def fixed_mean(total: Ints, input_scale: float, count: int, output_scale: float) -> Ints:
+    """The built-in, reference and TFLM kernels of MEAN, dimensions not kept.
+
+    The multiplier of the scales is shifted up as far as fits, and divided by the count.
+    """
+    multiplier, exponent = fixed_multiplier(input_scale, np.float64(1), output_scale)
+    mantissa, shift = int(multiplier), int(exponent)
+    up = min(count.bit_length() - 1, 32, 31 + shift)
+    mantissa, shift = (mantissa << up) // count, shift - up
+    high = high_multiply(total << max(shift, 0), np.int64(mantissa))
+    return np.sign(high) * shift_half_up(np.abs(high), max(-shift, 0))
 
 
 def mean_half_away(total: Ints, count: Ints) -> Ints:
@@ -233,19 +291,39 @@ def shift_half_up(x: Ints, shift: Ints | int) -> Ints:
     return (x + half) >> shift
 
 
+_XNNPACK = NumericsProfile(
+    name="xnnpack",
+    conv_2d=float_half_even,
+    grouped_conv_2d=float_half_even,
+    depthwise_conv_2d=float_half_even,
+    fully_connected=float_half_even,
+    fully_connected_int16=fixed_half_away,
+    add=xnnpack_add,
+    add_relu=xnnpack_add,
+    quantize=xnnpack_rescale,
+    quantize_float=float_to_codes,
+    average_pool_2d=mean_half_away,
+    mean=float_mean,
+)
+
 PROFILES: Mapping[str, NumericsProfile] = {
-    "xnnpack": NumericsProfile(
-        name="xnnpack",
-        conv_2d=float_half_even,
-        grouped_conv_2d=float_half_even,
-        depthwise_conv_2d=float_half_even,
-        fully_connected=float_half_even,
+    "xnnpack": _XNNPACK,
+    # XNNPACK on ARM, and the built-in kernels there for what it leaves to them.
+    "aarch64": dataclasses.replace(_XNNPACK, name="aarch64"),
+    # LiteRT's optimized kernels on ARM.
+    "aarch64-builtin": NumericsProfile(
+        name="aarch64-builtin",
+        conv_2d=half_up_by_columns,
+        grouped_conv_2d=twice_half_away,  # the reference kernel steps in
+        depthwise_conv_2d=twice_by_eights,
+        fully_connected=half_up_by_columns,
         fully_connected_int16=fixed_half_away,
-        add=xnnpack_add,
-        add_relu=xnnpack_add,
-        quantize=xnnpack_rescale,
+        add=fixed_add,
+        add_relu=fixed_add,
+        quantize=rescale_with(twice_half_up),
         quantize_float=float_to_codes,
         average_pool_2d=mean_half_away,
+        mean=fixed_mean,
     ),
     # LiteRT's optimized kernels on x86-64, where no delegate takes an op.
     "builtin": NumericsProfile(
@@ -260,6 +338,7 @@ PROFILES: Mapping[str, NumericsProfile] = {
         quantize=rescale_with(twice_half_up),
         quantize_float=float_to_codes,
         average_pool_2d=mean_half_away,
+        mean=fixed_mean,
     ),
     # LiteRT's reference kernels.
     "reference": NumericsProfile(
@@ -274,6 +353,7 @@ PROFILES: Mapping[str, NumericsProfile] = {
         quantize=rescale_with(twice_half_away),
         quantize_float=float_to_codes_half_away,
         average_pool_2d=mean_half_away,
+        mean=fixed_mean,
     ),
     # TensorFlow Lite for Microcontrollers, its portable kernels.
     "tflm": NumericsProfile(
@@ -288,5 +368,6 @@ PROFILES: Mapping[str, NumericsProfile] = {
         quantize=rescale_with(twice_half_away),
         quantize_float=float_to_codes_half_away,
         average_pool_2d=mean_half_away,
+        mean=fixed_mean,
     ),
 }

@@ -166,6 +166,11 @@ class Builder:
         attributes = {"pool_size": size, "strides": strides, "padding": padding}
         return self._same(kind, (x,), (None, *shape, source.shape[3]), attributes)
 
+    def mean(self, x, out):
+        """Over height and width."""
+        axes = self._constant("axes", np.array([1, 2], np.int32), "int32")
+        return self._op("mean", (x, axes), (None, self.tensors[x].shape[3]), out, {})
+
     def pad(self, x, top, bottom, left, right):
         source = self.tensors[x]
         pads = np.array([[0, 0], [top, bottom], [left, right], [0, 0]], np.int32)

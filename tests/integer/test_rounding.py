@@ -90,6 +90,32 @@ def test_fixed_multipliers_have_31_bits(ratio):
     assert np.isclose(float(mantissa) * 2.0 ** float(shift - 31), ratio, rtol=2.0**-31, atol=0)
 
 
+def test_ratios_that_the_delegate_leaves_alone_are_rounded_twice():
+    """255 * 2^-9 is a little less than a half: 0 if rounded once."""
+    codes = np.array([-255, -1, 0, 254, 255])
+    assert XNNPACK.quantize(codes, 2.0**-9, 1.0).tolist() == [0, 0, 0, 0, 1]
+    assert XNNPACK.quantize(codes, 2.0**-8, 1.0).tolist() == [-1, 0, 0, 1, 1]
+    assert XNNPACK.quantize(codes, 2.0**8, 1.0).tolist() == (codes * 256).tolist()
+
+
+@pytest.mark.parametrize("kernel", ["conv_2d", "fully_connected"])
+@pytest.mark.parametrize(
+    ("shape", "twice"),
+    [((1, 8), True), ((1, 1, 1, 4), True), ((2, 8), False), ((1, 2, 1, 8), False), ((1, 3), False)],
+)
+def test_a_single_column_is_rounded_twice_by_the_built_in_kernels_on_arm(kernel, shape, twice):
+    """1/4 is a half after the first rounding, and 1 after the second."""
+    requantize = getattr(PROFILES["aarch64-builtin"], kernel)
+    found = requantize(np.ones(shape, np.int64), 1.0, np.float32(0.25), 1.0)
+    np.testing.assert_array_equal(found, np.full(shape, int(twice)))
+
+
+def test_xnnpack_rounds_alike_on_arm():
+    assert rounding.round_alike("aarch64", "xnnpack") and rounding.round_alike("tflm", "tflm")
+    assert not rounding.round_alike("aarch64-builtin", "builtin")
+    assert not rounding.round_alike("xnnpack", "reference")
+
+
 def test_multipliers_are_products_in_float32_as_the_kernel_forms_them():
     scales = np.float32([0.1, 0.0371, 1 / 3])
     acc = np.array([[123457], [-99991]])

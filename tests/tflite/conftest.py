@@ -1,8 +1,10 @@
 """A small network with every op, written packed and not, for the tests of this folder."""
 
+import os
+
 import pytest
 
-from faq_keras.tflite import writer
+from faq_keras.tflite import emulation, writer
 from tests.integer.programs import small_resnet
 
 
@@ -32,3 +34,15 @@ def files(program, tmp_path_factory):
     for weights, path in paths.items():
         writer.write(program, path, weights)
     return paths
+
+
+@pytest.fixture(scope="session")
+def aarch64():
+    """The folder of the emulation. Skips the test when it is not installed, except in CI."""
+    folder = emulation.folder()
+    if emulation.installed(folder) is not None:
+        return folder
+    reason = f"the emulation of aarch64 is not installed in {folder}: run `faq setup aarch64`"
+    if os.environ.get("CI", "").lower() in ("true", "1"):
+        pytest.fail(reason)
+    pytest.skip(reason)

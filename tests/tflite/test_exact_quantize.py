@@ -11,7 +11,7 @@ from tests.tflite.exactness import assert_exact
 TARGETS = [unsigned(8, -6), signed(-5), unsigned(4, -2), Format(0.0123, 7)]
 
 
-@pytest.mark.parametrize("exponent", range(-8, 8))
+@pytest.mark.parametrize("exponent", range(-10, 10))
 @pytest.mark.parametrize("formats", [(unsigned, signed), (signed, signed), (signed, unsigned)])
 def test_every_ratio_between_int8_tensors(exponent, formats, tmp_path):
     source, target = (
@@ -20,7 +20,7 @@ def test_every_ratio_between_int8_tensors(exponent, formats, tmp_path):
     b = Builder(20 + exponent)
     y = b.quantize(b.input((16, 16), source), target)
     _, _, (report,) = assert_exact(b, y, tmp_path, least_values=1)
-    assert report.runs[0].undelegated == ()
+    assert (report.runs[0].undelegated == ()) == (-8 <= exponent <= 7)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
