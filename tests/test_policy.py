@@ -1,6 +1,7 @@
 """The rules of the paper's sections 2.1 to 3.2: first, last, last ReLU, branches, overrides."""
 
 import keras
+import numpy as np
 import pytest
 
 import faq_keras
@@ -115,3 +116,22 @@ def test_the_largest_calibrated_logit_keeps_a_code(graph):
             exponent = policy._logits_exponent(largest, bits)
             assert round(largest / 2.0**exponent) <= 2 ** (bits - 1) - 1
             assert round(largest / 2.0 ** (exponent - 1)) > 2 ** (bits - 1) - 1
+
+
+def test_bn_multipliers_have_all_their_bits_in_every_channel(tmp_path):
+    """Gammas over five orders of magnitude: one step for all would make most channels constant."""
+    model = networks.tiny_resnet()
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            channels = layer.gamma.shape[0]
+            layer.gamma.assign(10.0 ** np.linspace(-3, 2, channels) * layer.gamma)
+    x = networks.images(40)
+
+    def constant_channels(setting):
+        policy = Policy(bn_exponent=setting)
+        q = faq_keras.apply(model, 8, calibration_data=x, policy=policy)
+        assert faq_keras.export_tflite(q, tmp_path / "m.tflite", verify=x).mismatches == 0
+        folded = q.get_layer("conv2d_1").fold()
+        return int((np.abs(folded.kernel).sum(axis=(0, 1, 2)) == 0).sum())
+
+    assert constant_channels("calibrated") > constant_channels("per_channel")
