@@ -27,6 +27,7 @@ from faq_keras import model_card
 from faq_keras.converters.errors import ConversionError
 from faq_keras.data.batches import input_batches
 from faq_keras.files import atomic_write
+from faq_keras.integer import layout
 from faq_keras.integer.keras_codes import KerasCodes
 from faq_keras.integer.lowering import lower
 from faq_keras.integer.parity_report import ParityReport
@@ -50,6 +51,7 @@ def export_tflite(
     input_type: str = "int8",
     softmax: bool = False,
     metrics: Mapping[str, float] | None = None,
+    fully_connected_1x1: bool = False,
 ) -> ParityReport | None:
     """Writes a fully integer TFLite file and proves that it computes what the model computes.
 
@@ -68,6 +70,10 @@ def export_tflite(
         softmax: Appends the integer SOFTMAX op. Its tables round in their own way: the claim of
             exactness ends at the logits.
         metrics: Figures for the model card, such as `{"test_accuracy": 0.914}`.
+        fully_connected_1x1: With weights "int4": a packed file that LiteRT's own interpreter (1.3
+            and later, with XNNPACK) runs exactly and at speed, without `faq_keras.tflite.load`. 1x1
+            convolutions become FULLY_CONNECTED, whose packed kernels XNNPACK takes; all other
+            kernels stay int8 (`docs/packed.md`).
 
     Returns:
         What was compared; None with `verify=None`.
@@ -79,7 +85,11 @@ def export_tflite(
     """
     path = Path(path)
     program = lower(model, input_type, softmax)
+    if fully_connected_1x1:
+        program = _laid_out(program, weights)
     facts = _metadata(model, program, weights, "NHWC", "ai-edge-litert", _tensor_facts)
+    if fully_connected_1x1:
+        facts["fully_connected_1x1"] = True  # `verify` reads it
     program = dataclasses.replace(program, metadata=facts)
     report = None
     with atomic_write(path) as temporary:
@@ -174,9 +184,32 @@ def verify(
     """
     file = model_file.read(path)
     program = lower(model, file.input_types[0], softmax="SOFTMAX" in file.operators)
+    if file.metadata.get("fully_connected_1x1"):
+        program = layout.fully_connected_1x1(program)
     audit.audit(path, program)
     expected = _expected(model, program, x)
     return parity.compare(expected, program, path, runtimes, num_threads, labels)
+
+
+def _laid_out(program: IntegerProgram, weights: str) -> IntegerProgram:
+    """The program with its 1x1 convolutions as fully connected ops.
+
+    Raises:
+        ValueError: If nothing would be packed then.
+    """
+    if weights != "int4":
+        raise ValueError(
+            f"fully_connected_1x1 is a way to pack weights, but weights is {weights!r}: pass "
+            "weights='int4', or leave fully_connected_1x1 out."
+        )
+    result = layout.fully_connected_1x1(program)
+    if not layout.packed_tensors(result):
+        raise ValueError(
+            f"'{program.name}' has no 1x1 convolution (stride 1, an even number of input channels) "
+            f"with weights of at most {layout.PACKED_BITS} bits, so fully_connected_1x1 would pack "
+            "nothing. Leave it out, and run the packed file with faq_keras.tflite.load."
+        )
+    return result
 
 
 def _expected(

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
+from faq_keras.integer.layout import packed_tensors
 from faq_keras.integer.program import IntegerProgram, Op, Tensor
 from faq_keras.tflite import flatbuffer, model_file, writer
 from faq_keras.tflite.model_file import ModelFile
@@ -107,7 +108,7 @@ def _packed_names(file: ModelFile) -> frozenset[str]:
 
 
 def _expected_packed(program: IntegerProgram, weights: str) -> frozenset[str]:
-    return writer.packed_tensors(program) if weights == "int4" else frozenset()
+    return packed_tensors(program) if weights == "int4" else frozenset()
 
 
 # ----------------------------------------------------------------------------------------- tensors

@@ -29,19 +29,21 @@ from faq_keras.tflite.runtimes import Session, runtime
 Codes = npt.NDArray[np.generic]
 Inputs = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 
-# Operators that differ in version for packed and for int8 kernels, with the latter's.
+# Operators that differ in version for packed and for int8 kernels, with the latter's; fully
+# connected ones whose kernel has a scale per channel have one version for both.
 _INT8_VERSIONS = {
     schema.BuiltinOperator.CONV_2D: 3,
     schema.BuiltinOperator.DEPTHWISE_CONV_2D: 3,
     schema.BuiltinOperator.FULLY_CONNECTED: 4,
 }
+_PER_CHANNEL_FULLY_CONNECTED = 12
 
 
 class Runner:
     """A loaded model.
 
     Attributes:
-        file: The checked file, kernels unpacked.
+        file: The checked file, as it is executed.
         runtime_name: Which runtime executes it.
     """
 
@@ -62,16 +64,17 @@ class Runner:
             float32 `[batch, ...]`; a dictionary by name if the model has several outputs.
 
         Raises:
-            ValueError: If the shape does not fit or a value is not a number.
+            ValueError: If the shape does not fit, a value is not a number, or the file asks for a
+                preprocessing that cannot be done.
         """
         details = self._session.input_details
         feed = self._named(x)
         steps = self.file.metadata.get("preprocessing", ())
         by_name = steps if isinstance(steps, Mapping) else {d["name"]: steps for d in details}
-        values = {
-            d["name"]: preprocess(feed[d["name"]], by_name.get(d["name"], ())) for d in details
+        codes = {
+            d["name"]: self._encoded(feed[d["name"]], d, by_name.get(d["name"], ()))
+            for d in details
         }
-        codes = {d["name"]: _encode(values[d["name"]], d) for d in details}
         outputs = self._run(self._session, codes)
         return _single(
             {d["name"]: _decode(outputs[d["name"]], d) for d in self._session.output_details}
@@ -121,6 +124,11 @@ class Runner:
         return self._session.invoke
 
     @property
+    def packed(self) -> bool:
+        """Whether the runtime got packed kernels."""
+        return _has_packed(self.file)
+
+    @property
     def undelegated(self) -> tuple[str, ...]:
         """Names of the tensors whose operators the runtime's delegate, if any, did not take."""
         if not self._runtime.delegates:
@@ -133,13 +141,25 @@ class Runner:
 
     def _open(self, file: ModelFile) -> Session:
         try:
+            model_file.check_for_runtime(file, self.runtime_name)
             return self._runtime.open(file.content, self._num_threads)
         except ValueError as error:
             raise ValueError(f"'{file.name}' cannot be run. {error}") from error
 
+    def _encoded(self, x: npt.ArrayLike, details: Mapping[str, Any], steps: Any) -> Codes:
+        # The steps stand in the file as JSON: they may be anything.
+        try:
+            return _encode(preprocess(x, steps), details)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"'{self.file.name}' cannot be fed with this array for '{details['name']}' after "
+                f"the preprocessing that it asks for ({type(error).__name__}: {reason})."
+            ) from error
+
     def _named(self, x: Inputs) -> dict[str, Any]:
         names = [d["name"] for d in self._session.input_details]
-        feed = dict(x) if isinstance(x, Mapping) else {names[0]: x}
+        feed = dict(x) if isinstance(x, Mapping) else dict.fromkeys(names[:1], x)
         if set(feed) != set(names):
             raise ValueError(
                 f"'{self.file.name}' has the inputs {', '.join(names)}; received {', '.join(feed)}."
@@ -150,27 +170,35 @@ class Runner:
         codes = {d["name"]: _checked(feed[d["name"]], d) for d in session.input_details}
         try:
             return session.run(codes)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(
                 f"'{self.file.name}' failed on the runtime '{self.runtime_name}': {reason}"
             ) from error
 
 
-def load(path: str | os.PathLike[str], runtime: str = "xnnpack", num_threads: int = 1) -> Runner:
+def load(
+    path: str | os.PathLike[str],
+    runtime: str = "xnnpack",
+    num_threads: int = 1,
+    keep_packed: bool = False,
+) -> Runner:
     """Loads a .tflite file for inference.
 
     Args:
         path: A file written here, packed or not, or a foreign one.
         runtime: Name of the runtime (`faq_keras.tflite.runtimes`).
         num_threads: Threads that the runtime may use.
+        keep_packed: Gives the runtime packed kernels as they are, as an interpreter without this
+            loader does. Many runtimes are slow with them, round in another way or refuse them.
 
     Raises:
         ValueError: If the file is missing or invalid, or the runtime refuses it.
     """
     if num_threads < 1:
         raise ValueError(f"num_threads must be at least 1, not {num_threads}.")
-    return Runner(unpacked(model_file.read(path)), runtime, num_threads)
+    file = model_file.read(path)
+    return Runner(file if keep_packed else unpacked(file), runtime, num_threads)
 
 
 def unpack(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
@@ -189,8 +217,7 @@ def unpacked(file: ModelFile) -> ModelFile:
 
     The model itself if it has none.
     """
-    tensors = [t for g in file.model.subgraphs for t in g.tensors or ()]
-    if not any(flatbuffer.type_name(tensor) == "int4" for tensor in tensors):
+    if not _has_packed(file):
         return file
     model = flatbuffer.parse(file.content)
     touched = set()
@@ -203,8 +230,8 @@ def unpacked(file: ModelFile) -> ModelFile:
             tensor.type, tensor.buffer = flatbuffer.TENSOR_TYPES["int8"], len(model.buffers) - 1
             touched.add((id(graph), index))
         for op in graph.operators or ():
-            if any((id(graph), int(i)) in touched for i in op.inputs):
-                _use_int8_version(model, op)
+            if any((id(graph), i) in touched for i in flatbuffer.indices(op.inputs)):
+                _use_int8_version(model, graph, op)
     _drop_unused_buffers(model)
     _drop_unused_codes(model)
     return ModelFile(file.name, model, file.size)
@@ -214,7 +241,9 @@ def expose(file: ModelFile) -> ModelFile:
     """A copy of a model in which every computed tensor of the main graph is an output."""
     model = flatbuffer.parse(file.content)
     graph = model.subgraphs[0]
-    graph.outputs = np.array([int(i) for op in graph.operators for i in op.outputs], np.int32)
+    operators = graph.operators or ()
+    computed = [i for op in operators for i in flatbuffer.indices(op.outputs)]
+    graph.outputs = np.array(computed, np.int32)
     return ModelFile(file.name, model, file.size)
 
 
@@ -222,24 +251,35 @@ def computed_tensors(file: ModelFile) -> tuple[str, ...]:
     """Names of the tensors that the main graph computes, in execution order."""
     graph = file.graph
     return tuple(
-        flatbuffer.tensor_name(graph.tensors[int(i)]) for op in graph.operators for i in op.outputs
+        flatbuffer.tensor_name(graph.tensors[i])
+        for op in graph.operators or ()
+        for i in flatbuffer.indices(op.outputs)
     )
 
 
 # ----------------------------------------------------------------------------------------- details
 
 
-def _use_int8_version(model: schema.ModelT, op: schema.OperatorT) -> None:
+def _has_packed(file: ModelFile) -> bool:
+    tensors = (t for graph in file.model.subgraphs for t in graph.tensors or ())
+    return any(flatbuffer.type_name(tensor) == "int4" for tensor in tensors)
+
+
+def _use_int8_version(model: schema.ModelT, graph: schema.SubGraphT, op: schema.OperatorT) -> None:
     code = flatbuffer.op_code(model, op)
-    if code in _INT8_VERSIONS:
-        model.operatorCodes.append(
-            schema.OperatorCodeT(
-                deprecatedBuiltinCode=min(code, 127),
-                builtinCode=code,
-                version=_INT8_VERSIONS[code],
-            )
+    if code not in _INT8_VERSIONS:
+        return
+    version = _INT8_VERSIONS[code]
+    quantization = graph.tensors[int(op.inputs[1])].quantization
+    scales = () if quantization is None or quantization.scale is None else quantization.scale
+    if code == schema.BuiltinOperator.FULLY_CONNECTED and len(scales) > 1:
+        version = _PER_CHANNEL_FULLY_CONNECTED
+    model.operatorCodes.append(
+        schema.OperatorCodeT(
+            deprecatedBuiltinCode=min(code, 127), builtinCode=code, version=version
         )
-        op.opcodeIndex = len(model.operatorCodes) - 1
+    )
+    op.opcodeIndex = len(model.operatorCodes) - 1
 
 
 def _drop_unused_codes(model: schema.ModelT) -> None:
@@ -273,7 +313,7 @@ def _drop_unused_buffers(model: schema.ModelT) -> None:
 
 def _checked(x: Any, details: Mapping[str, Any]) -> Codes:
     """An input in the dtype and shape that the model takes."""
-    codes = np.ascontiguousarray(x)
+    codes = np.asarray(x, order="C")  # ascontiguousarray would make a vector of a scalar
     shape = tuple(int(n) for n in details["shape_signature"])
     fits = codes.ndim == len(shape) and all(
         want in (-1, have) for want, have in zip(shape, codes.shape, strict=True)

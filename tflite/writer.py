@@ -23,14 +23,13 @@ import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
 from faq_keras.files import atomic_write
+from faq_keras.integer.layout import packed_tensors
 from faq_keras.integer.program import IntegerProgram, Op, Tensor
 from faq_keras.tflite import flatbuffer, int4
 
 WEIGHTS = ("int8", "int4")
 METADATA_NAME = "faq_keras"
 SIGNATURE = "serving_default"
-# The widest codes that a packed tensor holds.
-PACKED_BITS = 4
 
 Code = schema.BuiltinOperator
 Options = schema.BuiltinOptions
@@ -66,7 +65,8 @@ def to_bytes(program: IntegerProgram, weights: str = "int8") -> bytes:
 
     Args:
         program: The lowered network.
-        weights: "int8", or "int4" to pack the kernels that have at most four bits.
+        weights: "int8", or "int4" to pack the kernels that have at most four bits (`layout` says
+            which of them).
 
     Raises:
         ValueError: If `weights` is neither, or a packed kernel's code needs more than four bits.
@@ -82,20 +82,6 @@ def write(program: IntegerProgram, path: str | os.PathLike[str], weights: str = 
     content = to_bytes(program, weights)
     with atomic_write(path) as partial:
         partial.write_bytes(content)
-
-
-def packed_tensors(program: IntegerProgram) -> frozenset[str]:
-    """Names of the kernels that `weights="int4"` packs.
-
-    The 16-bit head stays int8 whatever its bits: no kernel reads int16 beside packed weights.
-    """
-    kernels = {
-        op.inputs[1]
-        for op in program.ops
-        if op.kind in ("conv_2d", "depthwise_conv_2d", "fully_connected")
-        and program.tensors[op.inputs[0]].dtype == "int8"
-    }
-    return frozenset(n for n in kernels if program.tensors[n].bits <= PACKED_BITS)
 
 
 def encode(op: Op, program: IntegerProgram, packed: frozenset[str] = frozenset()) -> Encoding:
@@ -131,7 +117,10 @@ def _depthwise_conv_2d(op: Op, program: IntegerProgram, packed: frozenset[str]) 
 def _fully_connected(op: Op, program: IntegerProgram, packed: frozenset[str]) -> Encoding:
     options = schema.FullyConnectedOptionsT()
     options.fusedActivationFunction = _ACTIVATIONS[op.attributes["activation"]]
-    if op.inputs[1] in packed:
+    options.keepNumDims = len(program.tensors[op.outputs[0]].shape) > 2
+    if len(program.tensors[op.inputs[1]].scale) > 1:  # per channel, packed or not
+        version, runtime = 12, "2.17.0"
+    elif op.inputs[1] in packed:
         version, runtime = 10, "2.11.0"
     elif program.tensors[op.inputs[0]].dtype == "int16":
         version, runtime = 7, "2.3.0"
@@ -158,6 +147,12 @@ def _pool_2d(op: Op, program: IntegerProgram, packed: frozenset[str]) -> Encodin
     options.filterHeight, options.filterWidth = op.attributes["pool_size"]
     code = Code.MAX_POOL_2D if op.kind == "max_pool_2d" else Code.AVERAGE_POOL_2D
     return Encoding(code, 2, "1.14.0", Options.Pool2DOptions, options)
+
+
+def _mean(op: Op, program: IntegerProgram, packed: frozenset[str]) -> Encoding:
+    options = schema.ReducerOptionsT()
+    options.keepDims = False
+    return Encoding(Code.MEAN, 2, "1.14.0", Options.ReducerOptions, options)
 
 
 def _pad(op: Op, program: IntegerProgram, packed: frozenset[str]) -> Encoding:
@@ -200,6 +195,7 @@ _HANDLERS: Mapping[str, Callable[[Op, IntegerProgram, frozenset[str]], Encoding]
     "add": _add,
     "concatenation": _concatenation,
     "average_pool_2d": _pool_2d,
+    "mean": _mean,
     "max_pool_2d": _pool_2d,
     "pad": _pad,
     "reshape": _reshape,

@@ -6,6 +6,8 @@ does not. Without --verify_data random inputs are compared. Beside a .tflite fil
 `<name>.model_card.md` and `.json`; a .onnx file takes float32 channels-first images and always
 stores weights of 4 bits and fewer as INT4.
 
+--fully_connected_1x1 packs for interpreters that cannot unpack: docs/packed.md.
+
 Example: faq export runs/r20/model.keras --output=r20_int4.tflite --weights=int4
     --verify_data=test.npz
 """
@@ -28,6 +30,13 @@ _WEIGHTS = flags.DEFINE_enum(
     "int8",
     ["int8", "int4"],
     "container of weights of 4 bits and fewer: int4 packs two in a byte",
+    flag_values=FLAGS,
+)
+_FULLY_CONNECTED_1X1 = flags.DEFINE_boolean(
+    "fully_connected_1x1",
+    False,
+    "with --weights=int4: pack only what LiteRT's own interpreter runs at speed, 1x1 convolutions "
+    "as FULLY_CONNECTED",
     flag_values=FLAGS,
 )
 _VERIFY_DATA = flags.DEFINE_string(
@@ -56,7 +65,8 @@ def main(arguments: list[str]) -> int:
             f"--output={_OUTPUT.value} does not end in .tflite or .onnx, the formats this command "
             "writes."
         )
-    tflite_only = [f"--{flag.name}" for flag in (_WEIGHTS, _INPUT_TYPE) if flag.present]
+    flags_of_tflite = (_WEIGHTS, _INPUT_TYPE, _FULLY_CONNECTED_1X1)
+    tflite_only = [f"--{flag.name}" for flag in flags_of_tflite if flag.present]
     if is_onnx and tflite_only:
         raise ValueError(f"{' and '.join(tflite_only)} apply to .tflite files only: leave out.")
     model = common.load_model(source)
@@ -67,7 +77,12 @@ def main(arguments: list[str]) -> int:
         report = deployment.export_onnx(model, _OUTPUT.value, inputs)
     else:
         report = deployment.export_tflite(
-            model, _OUTPUT.value, _WEIGHTS.value, inputs, input_type=_INPUT_TYPE.value
+            model,
+            _OUTPUT.value,
+            _WEIGHTS.value,
+            inputs,
+            input_type=_INPUT_TYPE.value,
+            fully_connected_1x1=_FULLY_CONNECTED_1X1.value,
         )
     print(f"Wrote {_OUTPUT.value}\n{report}")
     return 0
