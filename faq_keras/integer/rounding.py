@@ -236,7 +236,7 @@ def float_mean(total: Ints, input_scale: float, count: int, output_scale: float)
     Instruction sets differ in where they add the zero point, and so in halves that float32 cannot
     hold exactly; `limits.has_exact_mean` tells where there are none.
     """
-    return float_half_even(total, input_scale, np.float32(1.0 / count), output_scale)
+    return float_half_even(total, input_scale, float(np.float32(1.0 / count)), output_scale)
 
 
 def fixed_mean(total: Ints, input_scale: float, count: int, output_scale: float) -> Ints:
@@ -248,7 +248,7 @@ def fixed_mean(total: Ints, input_scale: float, count: int, output_scale: float)
     mantissa, shift = int(multiplier), int(exponent)
     up = min(count.bit_length() - 1, 32, 31 + shift)
     mantissa, shift = (mantissa << up) // count, shift - up
-    high = high_multiply(total << max(shift, 0), np.int64(mantissa))
+    high = high_multiply(total << max(shift, 0), np.array(mantissa))
     return np.sign(high) * shift_half_up(np.abs(high), max(-shift, 0))
 
 

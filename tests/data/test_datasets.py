@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from faq_keras.data import datasets
+from faq_keras.data import datasets, idx
 
-FILES = tuple(datasets._FILES.values())
+FILES = tuple(idx.FILES.values())
 
 
 def check_form(data, train, test):
