@@ -13,7 +13,8 @@ subgraphs of tensors and operators. Everything that needs to know how these are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -24,6 +25,11 @@ from faq_keras.tflite import int4
 
 IDENTIFIER = b"TFL3"
 VERSION = 3
+
+# No table is shorter. The tables and texts of a file without shared parts fill at most all of it;
+# what tools share stays within so many bytes, and so many for each byte of the file.
+_TABLE_BYTES = 8
+_FREE_SHARING, _SHARING = 2**18, 4
 
 # The schema aligns the bytes of every buffer to this, so that kernels may read them in place.
 BUFFER_ALIGNMENT = 16
@@ -84,9 +90,58 @@ def parse(content: bytes) -> schema.ModelT:
     if content[4:8] != IDENTIFIER:
         raise ValueError(f"is not a TFLite model: it lacks the identifier {IDENTIFIER.decode()}")
     try:
+        allowance = _FREE_SHARING + _SHARING * len(content)
+        for size in _visited_sizes(schema.Model.GetRootAs(content, 0)):
+            allowance -= size
+            if allowance < 0:
+                raise ValueError("its parts are used over and over again")
         return schema.ModelT.InitFromPackedBuf(content, 0)
     except Exception as error:  # garbage may lead to anything
         raise ValueError(f"is truncated or corrupt ({type(error).__name__}: {error})") from error
+
+
+# The lists of tables in a file, with the texts that each of these tables holds.
+_LISTS: Mapping[str, tuple[str, ...]] = {
+    "Buffers": (),
+    "DimMetadata": (),
+    "ExternalBufferGroups": ("Name",),
+    "ExternalBuffers": ("Packing",),
+    "Inputs": ("Name",),
+    "Metadata": ("Name",),
+    "OperatorCodes": ("CustomCode",),
+    "Operators": (),
+    "Outputs": ("Name",),
+    "SignatureDefs": ("SignatureKey",),
+    "Subgraphs": ("Name",),
+    "Tensors": ("Name",),
+    "VariantTensors": (),
+}
+_LISTS_INSIDE = {
+    schema.Model: (
+        "OperatorCodes", "Buffers", "Metadata", "SignatureDefs", "ExternalBufferGroups",
+        "ExternalBuffers", "Subgraphs",
+    ),
+    schema.SubGraph: ("Operators", "Tensors"),
+    schema.Tensor: ("VariantTensors",),
+    schema.SparsityParameters: ("DimMetadata",),
+    schema.SignatureDef: ("Inputs", "Outputs"),
+}  # fmt: skip
+
+
+def _visited_sizes(table: Any) -> Iterator[int]:
+    """Bytes of everything that the object tree will copy, as often as it will.
+
+    In a flatbuffer, lists may share their entries: in a few kilobytes, a thousand subgraphs can be
+    the same one, of a thousand tensors that are the same one, and the tree would fill the memory.
+    """
+    for name in _LISTS_INSIDE.get(type(table), ()):
+        entry = getattr(table, name)
+        for i in range(getattr(table, f"{name}Length")()):
+            inner = entry(i)
+            yield _TABLE_BYTES + sum(len(getattr(inner, text)() or b"") for text in _LISTS[name])
+            yield from _visited_sizes(inner)
+    if isinstance(table, schema.Tensor) and (sparsity := table.Sparsity()) is not None:
+        yield from _visited_sizes(sparsity)
 
 
 def op_code(model: schema.ModelT, op: schema.OperatorT) -> int:
@@ -112,6 +167,11 @@ def type_name(tensor: schema.TensorT) -> str:
 def tensor_name(tensor: schema.TensorT) -> str:
     """A tensor's name as text."""
     return (tensor.name or b"").decode(errors="replace")
+
+
+def indices(vector: npt.NDArray[np.integer] | list[int] | None) -> list[int]:
+    """A vector of indices, which may be absent, as plain integers."""
+    return [] if vector is None else [int(i) for i in vector]
 
 
 def shape(tensor: schema.TensorT) -> tuple[int, ...]:

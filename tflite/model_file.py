@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from faq_keras.tflite import flatbuffer, structure
+
+METADATA_NAME = b"faq_keras"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +66,27 @@ class ModelFile:
     @property
     def metadata(self) -> dict[str, Any]:
         """What faq_keras wrote about the network; empty for foreign files."""
-        for entry in self.model.metadata or ():
-            if entry.name == b"faq_keras":
-                data = self.model.buffers[entry.buffer].data
-                try:
-                    return dict(json.loads(bytes(np.asarray(data, np.uint8))))
-                except (TypeError, ValueError):
-                    return {}
-        return {}
+        data = _metadata_bytes(self.model)
+        return {} if data is None else dict(json.loads(data))
+
+
+def _metadata_bytes(model: schema.ModelT) -> bytes | None:
+    for entry in model.metadata or ():
+        if entry.name == METADATA_NAME:
+            return bytes(np.asarray(model.buffers[entry.buffer].data, np.uint8))
+    return None
+
+
+def _metadata_problems(model: schema.ModelT) -> Iterator[str]:
+    """Without its metadata, a file of ours would be fed without the preprocessing it needs."""
+    try:
+        data = _metadata_bytes(model)
+        facts = {} if data is None else json.loads(data)
+    except (RecursionError, TypeError, ValueError) as error:
+        yield f"its metadata cannot be read ({type(error).__name__})"
+        return
+    if not isinstance(facts, dict):
+        yield "its metadata is no JSON object"
 
 
 def read(path: str | os.PathLike[str]) -> ModelFile:
@@ -98,7 +114,7 @@ def from_bytes(content: bytes, name: str = "model in memory") -> ModelFile:
     except ValueError as error:
         raise ValueError(f"'{name}' {error}. Export or copy it again.") from error
     try:
-        problems = list(structure.problems(model))
+        problems = list(structure.problems(model)) or list(_metadata_problems(model))
     except Exception as error:  # a tree with holes where no valid file has any
         problems = [f"its structure is broken ({type(error).__name__}: {error})"]
     if problems:
@@ -108,3 +124,21 @@ def from_bytes(content: bytes, name: str = "model in memory") -> ModelFile:
             "Export or copy it again."
         )
     return ModelFile(name, model, len(content))
+
+
+def check_for_runtime(file: ModelFile, runtime: str) -> None:
+    """Checks what would end the process in one runtime, whose kernels check less than others'.
+
+    Args:
+        file: A checked file.
+        runtime: The runtime's name.
+
+    Raises:
+        ValueError: If there is anything; the message has no subject.
+    """
+    problems = list(structure.runtime_problems(file.model, runtime))
+    if problems:
+        raise ValueError(
+            f"It is nothing for the runtime '{runtime}': {'; '.join(problems[:8])}. "
+            "Use another one, or convert the model again with a fixed shape."
+        )

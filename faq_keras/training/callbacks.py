@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -26,13 +26,30 @@ import numpy as np
 class LearningRate(keras.callbacks.LearningRateScheduler):
     """Sets the optimizer's learning rate at the start of each epoch, and logs it.
 
+    With `steps_per_epoch` it is set before every batch instead, from the same course at the
+    fraction of the epoch that is done: an exponential falls smoothly.
+
     Attributes:
         rate: Learning rate as a function of the epoch, counted from 0.
+        steps_per_epoch: Batches per epoch, or None to keep the rate during an epoch.
     """
 
-    def __init__(self, rate: Callable[[int], float]) -> None:
+    def __init__(self, rate: Callable[[float], float], steps_per_epoch: int | None = None) -> None:
         super().__init__(lambda epoch, _previous: float(rate(epoch)))
         self.rate = rate
+        self.steps_per_epoch = steps_per_epoch
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Sets the epoch's rate."""
+        self._epoch = epoch
+        super().on_epoch_begin(epoch, logs)
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Sets the batch's rate."""
+        if self.steps_per_epoch is not None:
+            now = self._epoch + batch / self.steps_per_epoch
+            self.model.optimizer.learning_rate = float(self.rate(now))
 
 
 class VirtualBatches(keras.callbacks.Callback):
@@ -70,6 +87,12 @@ def _innermost(optimizer: Any) -> Any:
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+class LayerStates(Protocol):
+    """What `MetricsLog` needs of a `LayerWatch`."""
+
+    latest: dict[str, dict[str, float | int]]
+
+
 class MetricsLog(keras.callbacks.Callback):
     """Appends one JSON object per epoch to a file: epoch, learning rate, seconds, every metric.
 
@@ -79,11 +102,14 @@ class MetricsLog(keras.callbacks.Callback):
 
     Attributes:
         path: The file, made with the first epoch's line.
+        layers: Where the entry "layers" of each line comes from (a `LayerWatch` that runs before
+            this callback), or None for lines without it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], layers: LayerStates | None = None) -> None:
         super().__init__()
         self.path = Path(path)
+        self.layers = layers
         self._started = 0.0
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -108,6 +134,8 @@ class MetricsLog(keras.callbacks.Callback):
         }
         for key, value in (logs or {}).items():
             line[key] = float(value) if math.isfinite(float(value)) else None
+        if self.layers is not None and self.layers.latest:
+            line["layers"] = self.layers.latest
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
             file.flush()
@@ -122,12 +150,19 @@ class NaNAlarm(keras.callbacks.Callback):
     """Stops a training whose loss is no longer a finite number, and says where it happened.
 
     Raises `TrainingDivergedError` after the batch (loss) or the epoch (any metric, any weight) that
-    shows it, naming the metric and the first layer with such weights.
+    shows it, naming the metric and the first layer with such weights or, given images to look at,
+    with such an output.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[keras.Model], str | None] | None = None) -> None:
+        """Prepares the alarm.
+
+        Args:
+            look: Names the first layer of a model whose output is not finite, or None.
+        """
         super().__init__()
         self._epoch = 0
+        self._look = look
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Remembers the epoch for the message."""
@@ -149,11 +184,13 @@ class NaNAlarm(keras.callbacks.Callback):
 
     def _raise(self, when: str, what: str) -> None:
         culprit = first_not_finite(self.model)
-        where = (
-            f"The first weights that are not finite: {culprit}."
-            if culprit
-            else "All weights are finite, so look at the images and labels first."
-        )
+        output = self._look(self.model) if self._look and not culprit else None
+        if culprit:
+            where = f"The first weights that are not finite: {culprit}."
+        elif output:
+            where = f"All weights are finite; the first output that is not: {output}."
+        else:
+            where = "All weights are finite, so look at the images and labels first."
         rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         raise TrainingDivergedError(
             f"The training of {self.model.name!r} diverged {when}: {what}. {where} "

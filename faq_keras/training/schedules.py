@@ -1,6 +1,7 @@
 """Learning rates and virtual batches as functions of the epoch.
 
-Every schedule of the paper is a value for an epoch, counted from 0, so a schedule is a small frozen
+Every schedule of the paper is a value for an epoch, counted from 0 (3.5: in the middle of the
+fourth, where the rate is set before every step), so a schedule is a small frozen
 object that is called with the epoch. It can be stretched to another number of epochs, started at
 another value, compared, and saved:
 
@@ -23,7 +24,7 @@ import keras
 class Schedule(Protocol):
     """What every schedule can do."""
 
-    def __call__(self, epoch: int) -> float:
+    def __call__(self, epoch: float) -> float:
         """The value during an epoch, counted from 0."""
 
     def stretched(self, of: int, to: int) -> Schedule:
@@ -57,7 +58,7 @@ class Constant(_Config):
 
     value: float
 
-    def __call__(self, epoch: int) -> float:
+    def __call__(self, epoch: float) -> float:
         """The value."""
         return self.value
 
@@ -101,7 +102,7 @@ class Exponential(_Config):
             )
         return cls(start, (end / start) ** (1 / epochs))
 
-    def __call__(self, epoch: int) -> float:
+    def __call__(self, epoch: float) -> float:
         """The value during an epoch."""
         return self.start * self.factor**epoch
 
@@ -137,7 +138,7 @@ class Steps(_Config):
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"{self}: the milestones have to ascend.")
 
-    def __call__(self, epoch: int) -> float:
+    def __call__(self, epoch: float) -> float:
         """The value during an epoch."""
         return self.values[bisect_right(self.milestones, epoch)]
 

@@ -98,7 +98,7 @@ def fine_tune(
     )
     record_recipe(model, course.name)
     if folder is not None:
-        _save(model, folder)
+        save_result(model, folder)
     return history
 
 
@@ -127,7 +127,8 @@ def _logs(folder: Path | None) -> list[keras.callbacks.Callback]:
     return [MetricsLog(folder / "metrics.jsonl"), events]
 
 
-def _save(model: keras.Model, folder: Path) -> None:
+def save_result(model: keras.Model, folder: Path) -> None:
+    """Writes `model.keras` and, of a quantized model, `plan.json`; each whole or not at all."""
     with atomic_write(folder / "model.keras") as partial:
         model.save(partial)
     if any(isinstance(layer, QuantizedLayer) for layer in model._flatten_layers()):
