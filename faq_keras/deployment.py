@@ -335,4 +335,4 @@ def _step(layer: keras.layers.Layer) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     array = np.asarray(value, np.float64)
-    return float(array) if array.size == 1 else array.ravel().tolist()
+    return array.item() if array.size == 1 else array.ravel().tolist()

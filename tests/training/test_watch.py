@@ -54,6 +54,7 @@ def fit(model, callbacks, epochs=2):
         data.train(0),
         epochs=epochs,
         callbacks=callbacks,
+        shuffle=False,
         verbose=0,
         validation_data=data.validation(),
     )
