@@ -98,16 +98,13 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def peak_memory_above_now(run: Callable[[], object]) -> float:
     """Runs something; how many MB this process' memory rose above what it was before (Linux)."""
-    status = Path("/proc/self/status")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the present size
-    before = _kilobytes(status, "VmRSS")
+    from faq_keras.tflite.devices import memory
+
+    before = memory.reset_peak()
+    if before is None:
+        raise RuntimeError("This system does not tell the peak memory of a process.")
     run()
-    return (_kilobytes(status, "VmHWM") - before) / 1024
-
-
-def _kilobytes(status: Path, field: str) -> int:
-    line = next(line for line in status.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1])
+    return (memory.status_bytes("VmHWM") - before) / 2**20
 
 
 def _processor() -> str:

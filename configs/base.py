@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from ml_collections import config_dict
 
+from faq_keras.policy import Policy
+
 placeholder = config_dict.placeholder
 
 
@@ -55,9 +57,9 @@ def config() -> config_dict.ConfigDict:
             "percentile": placeholder(float),
             "calibration_batches": 5,
             "policy": {
-                "first_last_bits": 8,
-                "bn_exponent": "calibrated",
-                "clip_reading": "total",
+                "first_last_bits": Policy.first_last_bits,
+                "bn_exponent": Policy.bn_exponent,
+                "clip_reading": Policy.clip_reading,
                 "overrides": (),
             },
             "recipe": "w8a8",

@@ -39,12 +39,12 @@ from onnx import TensorProto, helper
 from faq_keras.converters.errors import ConversionError, listed
 from faq_keras.converters.qdq_graph import QdqGraph, channels_first, code_type, interface_name
 from faq_keras.files import atomic_write
+from faq_keras.integer.layout import PACKED_BITS
 from faq_keras.integer.program import IntegerProgram, Op, Tensor
 
 OPSET = 21
 """The first one with INT4 and UINT4."""
 METADATA_NAME = "faq_keras"
-PACKED_BITS = 4
 
 
 def to_model(program: IntegerProgram) -> onnx.ModelProto:

@@ -22,7 +22,7 @@ from faq_keras import fixed_point
 from faq_keras.plan import TensorSpec
 from faq_keras.quantize_configs import AffineQuantizeConfig, KernelQuantizeConfig
 
-# Accumulator steps; from 2^24 on float32 would round.
+# Accumulator steps: far from the 2^31 at which accumulators overflow.
 _LARGEST_BIAS = 2.0**23
 
 
@@ -68,7 +68,7 @@ def fold(
     the same code in every graph optimization, on every device. A channel whose multiplier rounds to
     zero is a constant: its weights become zero, its multiplier one step, and its bias the batch
     normalization's beta. So is a channel with a multiplier below the layer's step whose beta is
-    more than 2^23 accumulator steps: it drowns the convolution, and float32 would round the sum.
+    more than 2^23 accumulator steps: it drowns the convolution, and might overflow the sum.
 
     Args:
         config: Quantizers of the layer.

@@ -274,8 +274,8 @@ def _on_common_grids(graph: Graph) -> list[Node]:
 
 
 def _carries_input(graph: Graph, node: Node) -> bool:
-    """Whether its codes are those of the network's input, whose sign only the data tell."""
-    if node.kind in (*PASSING_KINDS, "average_pool"):
+    """Whether its codes or their means are those of the input, whose sign only the data tell."""
+    if node.kind in (*PASSING_KINDS, "average_pool", "global_pool"):
         return _carries_input(graph, graph[node.inputs[0]])
     return node.kind == "input"
 

@@ -127,9 +127,9 @@ def layer_bits(graph: Graph, settings: PlanSettings, policy: Policy) -> dict[str
         weights, activations = value if isinstance(value, tuple) else (value, value)
         bits.update({name: LayerBits(weights, activations) for name in names})
     for grid in set(common_grids(graph).values()):
-        clamped = [name for name in grid if graph[name].activation]
-        most = max((bits[name].activations for name in clamped), default=0)
-        for name in clamped:
+        unsigned = [name for name in grid if not graph.is_signed(graph[name])]
+        most = max((bits[name].activations for name in unsigned), default=0)
+        for name in unsigned:
             bits[name] = dataclasses.replace(bits[name], activations=most)
     return bits
 
@@ -239,7 +239,7 @@ def make_plan(
     specs: dict[str, TensorSpec] = {}
     layers = []
     carriers = graph.carriers()
-    reach = _grid_ranges(graph, ranges)
+    measured = _grid_ranges(graph, ranges)
     for node in graph.quantized_nodes:
         sources = tuple(carriers[name] for name in node.inputs)
         if node.kind in ("average_pool", "concat"):
@@ -248,7 +248,7 @@ def make_plan(
             unsigned = node.activation is not None or (
                 node.kind == "global_pool" and not specs[sources[0]].signed
             )
-            specs[node.name] = _tensor(node, graph, reach[node.name], unsigned, bits, settings)
+            specs[node.name] = _tensor(node, graph, measured[node.name], unsigned, bits, settings)
         layers.append(
             LayerPlan(
                 name=node.name,

@@ -130,14 +130,19 @@ class MultiplierQuantizer(_StatelessQuantizer):
         return fixed_point.tf_quantize(inputs, exponent, lowest, highest)
 
     def exponent(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The exponent of each multiplier, int32; comparisons only, so exact everywhere."""
+        """The exponent of each multiplier, int32; comparisons only, so exact everywhere.
+
+        Multipliers that no allowed step represents are zero, on the coarsest one: biases are stored
+        in these steps.
+        """
         _, highest = fixed_point.code_range(self.spec.bits, signed=True)
         magnitude = tf.abs(inputs)
         exponent = tf.fill(tf.shape(inputs), self.spec.exponent)
         for halvings in range(1, self.spec.finer + 1):
             fits = magnitude <= highest * 2.0 ** (self.spec.exponent - halvings)
             exponent -= tf.cast(fits, tf.int32)
-        return exponent
+        vanishes = magnitude <= 2.0 ** (self.spec.exponent - self.spec.finer - 1)
+        return tf.where(vanishes, self.spec.exponent, exponent)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> MultiplierQuantizer:

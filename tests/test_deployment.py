@@ -48,6 +48,19 @@ def test_file_metadata_and_model_card_tell_the_same(q, x, tmp_path):
     assert leftovers(tmp_path) == sorted(p.name for p in tmp_path.glob("mödel 1.*"))
 
 
+def test_rescaling_by_a_list_of_one_number_travels_with_the_file(tmp_path):
+    pixels = keras.Input((8, 8, 1))
+    rescaled = keras.layers.Rescaling([0.5], [0.25])(pixels)
+    model = keras.Model(pixels, networks.conv_bn_relu(rescaled, 4))
+    x = networks.images(20, (8, 8, 1))
+    q = faq_keras.apply(networks.randomize(model), 8, calibration_data=x)
+    faq_keras.export_tflite(q, tmp_path / "m.tflite", verify=x)
+    steps = model_file.read(tmp_path / "m.tflite").metadata["preprocessing"]
+    assert steps == [{"op": "rescale", "scale": 0.5, "offset": 0.25}]
+    got = faq_keras.tflite.load(tmp_path / "m.tflite")(x)
+    assert np.array_equal(got, q.predict(x, verbose=0))
+
+
 def test_preprocessing_travels_with_the_file(x, tmp_path):
     inputs = keras.Input((8, 8, 3), name="image")
     y = layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 4.0, 9.0])(

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import faq_keras
+from faq_keras.layers import QuantizedAffine
 from tests import networks
 
 layers = keras.layers
@@ -120,6 +121,24 @@ def concat_of_vectors():
     return keras.Model(inputs, layers.Dense(4)(layers.Concatenate()([a, layers.Dense(8)(b)])))
 
 
+def concat_of_pooled():
+    """Vectors without a sign, one of them a mean; behind them a layer that is not the last."""
+    inputs = image()
+    x = layers.GlobalAveragePooling2D()(networks.conv_bn_relu(inputs, 6))
+    y = layers.Dense(5, activation="relu", name="wide")(layers.Flatten()(inputs))
+    x = layers.Dense(6, activation="relu")(layers.Concatenate()([x, y]))
+    return keras.Model(inputs, layers.Dense(4)(x))
+
+
+def concat_of_pooled_input():
+    """Whether the mean of the input has a sign, only the data tell."""
+    inputs = image()
+    positive = layers.Rescaling(0.1, offset=2.0)(inputs)
+    x = layers.GlobalAveragePooling2D()(positive)
+    y = layers.Dense(5)(layers.Flatten()(networks.conv_bn_relu(positive, 4)))
+    return keras.Model(inputs, layers.Dense(4)(layers.Concatenate()([x, y])))
+
+
 def concat_of_concats():
     inputs = image()
     x = networks.conv_bn_relu(inputs, 6)
@@ -181,6 +200,8 @@ CASES = {
     "input_bn": input_bn,
     "concat_of_input": concat_of_input,
     "concat_of_vectors": concat_of_vectors,
+    "concat_of_pooled": concat_of_pooled,
+    "concat_of_pooled_input": concat_of_pooled_input,
     "concat_of_concats": concat_of_concats,
     "concat_of_many": concat_of_many,
     "concat_at_the_end": concat_at_the_end,
@@ -278,3 +299,28 @@ def test_onnx_file_equals_its_network(name, bits, tmp_path):
     report = faq_keras.export_onnx(q, tmp_path / "m.onnx", verify=x)
     print(f"{name} {bits} bits: {report}")
     assert report.mismatches == 0 and report.values > 0
+
+
+def test_channels_without_a_multiplier_are_constants_on_a_coarse_step(tmp_path):
+    """Their bias would fill the accumulator in the finest step."""
+    model, x = network("preactivation")
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.gamma.assign(np.where(np.arange(layer.gamma.shape[0]) % 2, layer.gamma, 0.0))
+    q = faq_keras.apply(model, 8, calibration_data=x)
+    for layer in q.layers:
+        if isinstance(layer, QuantizedAffine):
+            steps = np.array(layer.fold().multiplier)
+            assert set(steps[::2]) == {2.0**layer.plan.multiplier.exponent}
+    assert faq_keras.export_tflite(q, tmp_path / "m.tflite", verify=x).mismatches == 0
+
+
+def test_a_concatenation_has_the_most_bits_of_its_inputs(tmp_path):
+    """A pooled tensor has no ReLU of its own, but its width has to follow as well."""
+    model, x = network("concat_of_pooled")
+    policy = faq_keras.Policy(overrides={"wide": 8})
+    q = faq_keras.apply(model, 4, calibration_data=x, policy=policy)
+    plan = faq_keras.plan_of(q)
+    joined = next(layer for layer in plan.layers if layer.kind == "concat")
+    assert {plan[name].output.bits for name in joined.inputs} == {joined.output.bits} == {8}
+    assert faq_keras.export_tflite(q, tmp_path / "m.tflite", verify=x).mismatches == 0

@@ -13,7 +13,7 @@ subgraphs of tensors and operators. Everything that needs to know how these are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flatbuffers
@@ -169,7 +169,7 @@ def tensor_name(tensor: schema.TensorT) -> str:
     return (tensor.name or b"").decode(errors="replace")
 
 
-def indices(vector: npt.NDArray[np.integer] | list[int] | None) -> list[int]:
+def indices(vector: npt.NDArray[np.integer] | Sequence[int] | None) -> list[int]:
     """A vector of indices, which may be absent, as plain integers."""
     return [] if vector is None else [int(i) for i in vector]
 

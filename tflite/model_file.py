@@ -25,7 +25,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from faq_keras.tflite import flatbuffer, structure
 
-METADATA_NAME = b"faq_keras"
+METADATA_NAME = "faq_keras"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ModelFile:
 
 def _metadata_bytes(model: schema.ModelT) -> bytes | None:
     for entry in model.metadata or ():
-        if entry.name == METADATA_NAME:
+        if entry.name == METADATA_NAME.encode():
             return bytes(np.asarray(model.buffers[entry.buffer].data, np.uint8))
     return None
 

@@ -26,9 +26,9 @@ from faq_keras.files import atomic_write
 from faq_keras.integer.layout import packed_tensors
 from faq_keras.integer.program import IntegerProgram, Op, Tensor
 from faq_keras.tflite import flatbuffer, int4
+from faq_keras.tflite.model_file import METADATA_NAME
 
 WEIGHTS = ("int8", "int4")
-METADATA_NAME = "faq_keras"
 SIGNATURE = "serving_default"
 
 Code = schema.BuiltinOperator

@@ -78,10 +78,6 @@ def normalized(
     identity = set(mean) == {0.0} and set(std) == {1.0}
     if identity or scales_its_input(network):
         return network
-    if len(mean) == len(std) == 1:  # one number for all channels, not a list of them
-        pixels = keras.Input(network.input_shape[1:], name="pixels")
-        layer = keras.layers.Rescaling(1 / std[0], -mean[0] / std[0], name="preprocessing")
-        return keras.Model(pixels, network(layer(pixels)), name=network.name)
     return with_preprocessing(network, Preprocessing(mean, std))
 
 

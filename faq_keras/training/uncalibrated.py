@@ -39,8 +39,8 @@ def uncalibrated_plan(
         bits: `(weight_bits, activation_bits)`.
         images: Inputs as `faq_keras.apply` takes them as calibration data; one batch is used.
         logits_bits: 16 or 8.
-        policy: Deviations from the paper's bits. Its calibrated multipliers of batch normalizations
-            are replaced by the paper's fixed ones, because they will not stay what they are.
+        policy: Deviations from the paper's bits. A network with random weights wants
+            `bn_exponent="paper"`: the multipliers that it has now are not those it will need.
 
     Raises:
         ValueError: As `faq_keras.apply`.

@@ -32,22 +32,23 @@ def main(order: dict[str, object]) -> int | None:
     sys.modules["faq_keras"] = package
     from faq_keras.tflite import loader
 
-    before = _reset_peak()
+    before = reset_peak()
     runner = loader.load(str(order["path"]), str(order["runtime"]), int(str(order["num_threads"])))
     runner.prepare(runner.random_inputs(int(str(order["batch"]))))()
-    return None if before is None else _bytes("VmHWM") - before
+    return None if before is None else status_bytes("VmHWM") - before
 
 
-def _reset_peak() -> int | None:
-    """Sets the recorded peak to the present size and returns that."""
+def reset_peak() -> int | None:
+    """Sets this process' recorded peak to its present size; the bytes, None if that is unknown."""
     try:
         _CLEAR_REFS.write_text("5")
     except OSError:
         return None
-    return _bytes("VmRSS")
+    return status_bytes("VmRSS")
 
 
-def _bytes(field: str) -> int:
+def status_bytes(field: str) -> int:
+    """A figure of /proc/self/status, such as `VmHWM`, the peak since the last reset."""
     lines = _STATUS.read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 

@@ -87,7 +87,7 @@ def _model(file: ModelFile, op: schema.OperatorT) -> ModelFile:
 
 def _indices(vector: Sequence[int] | None) -> list[int]:
     """Tensors in a flatbuffer's vector, without the optional ones that are left out (-1)."""
-    return [] if vector is None else [int(i) for i in vector if int(i) >= 0]
+    return [i for i in flatbuffer.indices(vector) if i >= 0]
 
 
 def _unique(indices: Sequence[int]) -> list[int]:
