@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -87,16 +89,22 @@ class Team:
     def first(self, action: Callable[[], object]) -> bool:
         """Lets the chief do something while the others wait.
 
+        It runs outside of the strategy's scope, which is a thread's own: variables that Keras makes
+        in passing while it saves a model would wait for the other workers to make theirs.
+
         Returns:
             Whether the action gave something true; the same for every worker.
 
         Raises:
             WorkerLostError: It failed, on the workers that are not the chief; there, its own error.
         """
+        if self.workers == 1:
+            return bool(action())
         answer = 0.0
         if self.chief:
             try:
-                answer = float(bool(action()))
+                with ThreadPoolExecutor(1) as elsewhere:
+                    answer = float(bool(elsewhere.submit(action).result()))
             except BaseException:
                 self.exchange([_FAILED])
                 raise
@@ -117,14 +125,18 @@ class Team:
         except _LOST as error:
             if self.workers == 1:
                 raise
-            lines = [line.strip() for line in error.message.splitlines()]
-            tasks = sorted({line for line in lines if line.startswith("/job:")})
-            which = f" ({', '.join(tasks)})" if tasks else ""
             raise WorkerLostError(
-                f"Another worker{which} is gone, and a step needs all {self.workers}. The run goes "
-                "on from its last checkpoint when every worker is started again with --resume. "
-                f"(TensorFlow: {lines[0][-200:]})"
+                f"Another worker is gone, and a step needs all {self.workers} (this is worker "
+                f"{self.worker}). The run goes on from its last checkpoint when every worker is "
+                f"started again with --resume. TensorFlow says: {_reason(error.message)}"
             ) from error
+
+
+def _reason(message: str) -> str:
+    """The sentence about the other worker in TensorFlow's message, which may be pages long."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    telling = [line for line in lines if re.search(r"abort|unhealthy|onnect|Socket|peer", line)]
+    return (telling or lines or ["nothing"])[0][-300:]
 
 
 def team() -> Team:

@@ -28,7 +28,7 @@ CONFIG = {"bits": 4, "data": {"source": "stripes"}}
 
 def without_dropout(**fields):
     """The small experiment whose masks, other ones on each device, are switched off."""
-    return runs.experiment(network=lambda: runs.network(dropout=0.0), **fields)
+    return runs.experiment(network=runs.layers_of_network, **fields)
 
 
 def two_devices(folder):
@@ -38,7 +38,7 @@ def two_devices(folder):
     folder = Path(folder)
     strategy = distribution.strategy_named("mirrored")
     keras.utils.set_random_seed(1)
-    network = runs.network(dropout=0.0)
+    network = runs.layers_of_network()
     quantized = calibrated(network)
     found = {"replicas": strategy.num_replicas_in_sync}
     for name, start in (("float", network), ("w4a4", quantized)):
@@ -53,7 +53,8 @@ def two_devices(folder):
             "learned": one["losses"][0] - one["losses"][-1],
         }
     resumed = trained(folder, strategy, stop=7)
-    found["resumed"] = [a.tobytes() == b.tobytes() for a, b in zip(*weights_of(two, resumed))]
+    pairs = zip(two["weights"], resumed["weights"], strict=True)
+    found["resumed"] = [a.tobytes() == b.tobytes() for a, b in pairs]
     with strategy.scope():
         mirrored = calibrated(keras.models.clone_model(network), network.get_weights())
         found["plans"] = [faq_keras.plan_of(q).to_json() for q in (quantized, mirrored)]
@@ -62,12 +63,9 @@ def two_devices(folder):
     print(json.dumps(found))
 
 
-def weights_of(*runs_):
-    return [run["weights"] for run in runs_]
-
-
 def difference(one, two):
-    return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(one, two))
+    pairs = zip(one, two, strict=True)
+    return max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
 
 
 def calibrated(network, weights=None):

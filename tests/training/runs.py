@@ -50,9 +50,14 @@ def pipeline(batch_size=10, source=None, **fields):
     )
 
 
-def network(dropout=0.2):
+def network():
     """A float network with batch normalization and a dropout; takes pixels 0..255."""
     keras.utils.clear_session(free_memory=False)
+    return layers_of_network(dropout=0.2)
+
+
+def layers_of_network(dropout=0.0):
+    """The same for inside of a strategy's scope, which `clear_session` would break."""
     layers = keras.layers
     pixels = keras.Input((8, 8, 1), name="pixels")
     x = layers.Rescaling(1 / 255, name="scale")(pixels)
