@@ -139,9 +139,9 @@ def _reason(message: str) -> str:
     return (telling or lines or ["nothing"])[0][-300:]
 
 
-def team() -> Team:
-    """The team of the strategy in whose scope this is called."""
-    strategy = tf.distribute.get_strategy()
+def team(strategy: tf.distribute.Strategy | None = None) -> Team:
+    """The team of a strategy; None: of the one in whose scope this is called."""
+    strategy = strategy or tf.distribute.get_strategy()
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return Team(strategy)
     resolver = strategy.cluster_resolver

@@ -158,7 +158,7 @@ def save(
         "plan": _plan_json(model),
     }
     arrays[_META] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-    team().first(lambda: _write(Path(path), position, arrays))
+    team(model.distribute_strategy).first(lambda: _write(Path(path), position, arrays))
 
 
 def _write(path: Path, position: Position, arrays: Arrays) -> None:

@@ -6,10 +6,10 @@ Inside a strategy's scope everything trains on it; there is no other switch:
         faq_keras.fine_tune(q, data, "w4a4")
         experiment.run(...)                            # what `faq train --distribution` does
 
-`fine_tune` is Keras' own `fit`. The `Loop` asks `steps_of(model)` for a step: Keras' train function
-on one device, and on several a step written out here, because Keras 3.15 averages scalar logs along
-an axis that they do not have when there are several workers, and because all workers have to learn
-at the same step that one of them was told to stop. The batches of a configuration are those of all
+`fine_tune` is Keras' own `fit`, which takes several devices but not several workers (Keras 3.15
+makes tensors of what is spread over them). The `Loop` asks `steps_of(model)` for its steps: Keras'
+functions on one device, on several those written out here, after each of which all workers know
+whether one of them was told to stop. The batches of a configuration are those of all
 devices together; batch normalization sees them whole (`faq_keras.synchronized`).
 """
 
@@ -125,7 +125,7 @@ def synchronize(model: keras.Model) -> None:
     It is Keras' `synchronized=True`, which is saved with the model and changes nothing where there
     is one device.
     """
-    if team().replicas > 1:
+    if model.distribute_strategy.num_replicas_in_sync > 1:
         for layer in model._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.synchronized = True
@@ -209,7 +209,7 @@ class _Replicas:
     def __init__(self, model: keras.Model) -> None:
         self._model = model
         self._strategy = model.distribute_strategy
-        self._team = team()
+        self._team = team(self._strategy)
         self._here = self._team.replicas // self._team.workers
         self._asked = 0
         self._names: list[str] = []

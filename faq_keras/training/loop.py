@@ -77,7 +77,7 @@ class Loop:
         self.best: float | None = None
         self.start = Position()
         self._callbacks = list(callbacks)
-        self._team = team()
+        self._team = team(model.distribute_strategy)
         self._steps = steps_of(model)
 
     @property

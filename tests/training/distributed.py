@@ -8,7 +8,6 @@ prints one JSON object of measured values, which `test_distribution` judges.
 import dataclasses
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import faq_keras
 from faq_keras.arithmetic import BatchNorm, batch_normalize
 from faq_keras.training import distribution, experiment, loop
 from faq_keras.training.experiment import compile_for
+from faq_keras.training.interruption import Interrupted
 from faq_keras.workers import WorkerLostError, team
 from tests.training import runs
 
@@ -159,29 +159,31 @@ def unequal_parts(strategy):
     )
 
 
-def worker(folder, kill):
-    """One of the workers of TF_CONFIG; with `kill`, the last one dies in the second epoch."""
+def worker(folder, pretraining, who, number):
+    """One of the workers of TF_CONFIG; `who` of them gets a signal in the second epoch."""
     strategy = distribution.strategy_named("multi_worker")
     after_step = loop.Loop._after_step
 
-    def dying(self, position, request):
-        if kill and team().worker and position == loop.Position(1, 5):
-            os.kill(os.getpid(), signal.SIGKILL)
+    def disturbed(self, position, request):
+        if team().worker == who and position == loop.Position(1, 5):
+            os.kill(os.getpid(), number)
         after_step(self, position, request)
 
-    loop.Loop._after_step = dying
+    loop.Loop._after_step = disturbed
     with strategy.scope():
         crew = team()
         part = runs.striped_source(shard=(crew.worker, crew.workers))
         data = dataclasses.replace(runs.pipeline(), part=part, workers=crew.workers)
-        plan = multi_worker_experiment(data)
         try:
-            report = experiment.run(plan, folder, CONFIG, resume=True)
+            report = experiment.run(workers_experiment(data, pretraining), folder, CONFIG, True)
         except WorkerLostError as error:
             sys.exit(f"worker {crew.worker}: {error}")
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+            sys.exit(128 + stop.signal)
     print(json.dumps(report))
 
 
-def multi_worker_experiment(data):
-    """Two epochs at 4 bits, without a pretraining."""
-    return without_dropout(data=data, pretraining=None)
+def workers_experiment(data, pretraining):
+    """Two epochs at 4 bits, behind two float ones or not."""
+    return without_dropout(data=data, **({} if pretraining else {"pretraining": None}))

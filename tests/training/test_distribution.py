@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 
 import keras
@@ -67,19 +68,20 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def work(folder, kill=False):
-    """Runs two workers; their exit statuses, outputs and errors."""
+def work(folder, pretraining=False, who=-1, number=0):
+    """Runs two workers, one of which gets a signal; their exit statuses, outputs and errors."""
     addresses = [f"localhost:{free_port()}" for _ in range(2)]
     code = (
         "import sys; from tests.training import distributed;"
-        "distributed.worker(sys.argv[1], bool(int(sys.argv[2])))"
+        "distributed.worker(sys.argv[1], *map(int, sys.argv[2:]))"
     )
+    arguments = int(pretraining), who, int(number)
     processes = []
     for index in range(2):
         task = {"type": "worker", "index": index}
         cluster = {"cluster": {"worker": addresses}, "task": task}
         environment = os.environ | {"TF_CONFIG": json.dumps(cluster)}
-        processes.append(runs.python(code, folder, int(kill), env=environment))
+        processes.append(runs.python(code, folder, *arguments, env=environment))
     try:
         results = [process.communicate(timeout=900) for process in processes]
     finally:
@@ -93,20 +95,47 @@ def work(folder, kill=False):
 def test_two_workers_one_of_which_dies_end_where_one_device_does(tmp_path):
     """Killed in the second epoch, started again: losses, accuracies, plan as undisturbed alone."""
     folder = tmp_path / "two"
-    (chief, dead), _, (error, _) = work(folder, kill=True)
-    assert (chief, dead) == (1, -9), error
+    (chief, dead), _, (error, _) = work(folder, who=1, number=signal.SIGKILL)
+    assert (chief, dead) == (1, -signal.SIGKILL), error
     assert "worker 0: Another worker is gone, and a step needs all 2" in error
     assert "started again with --resume" in error
     assert load(folder / "checkpoints" / "last.npz").position == Position(1, 3)
 
-    statuses, outputs, errors = work(folder)
+    assert_ends_as_one_device(folder, tmp_path / "one", pretraining=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="there are no signals")
+@pytest.mark.parametrize(
+    ("who", "number", "statuses", "message"),
+    [
+        (1, signal.SIGTERM, [143, 143], "Stopped by signal 15 at epoch 2, step 6 of 2 epochs"),
+        (0, signal.SIGKILL, [-9, None], "worker 1: Another worker is gone"),
+    ],
+)
+def test_a_float_pretraining_of_two_workers_is_stopped_and_resumed(
+    tmp_path, who, number, statuses, message
+):
+    """A polite stop of one worker stops both at one step; the death of the chief is noticed."""
+    folder = tmp_path / "two"
+    ended, _, errors = work(folder, True, who, number)
+    assert [
+        None if want is None else have for want, have in zip(statuses, ended, strict=True)
+    ] == statuses
+    assert ended[1] != 0
+    assert message in errors[1]
+    assert_ends_as_one_device(folder, tmp_path / "one", pretraining=True)
+
+
+def assert_ends_as_one_device(folder, alone, pretraining):
+    """Starts the two workers again, and the same experiment without any."""
+    statuses, outputs, errors = work(folder, pretraining)
     assert statuses == [0, 0], errors
     reports = [json.loads(out.splitlines()[-1]) for out in outputs]
     assert reports[0] == reports[1]
 
-    alone = tmp_path / "one"
     keras.utils.clear_session(free_memory=False)
-    data = distributed.multi_worker_experiment(runs.pipeline())
+    data = distributed.workers_experiment(runs.pipeline(), pretraining)
     experiment.run(data, alone, distributed.CONFIG)
     plans = [faq_keras.QuantPlan.load(f / "plan.json") for f in (folder, alone)]
     assert plans[0] == plans[1]
