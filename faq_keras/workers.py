@@ -26,14 +26,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 _FAILED = -1.0
-# What collective operations end with when a process at the other end is gone.
-_LOST = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
-)
+# What the messages of collective operations say when a process at the other end is gone.
+_LOST = re.compile(r"aborted by|unhealthy|[Cc]onnection (reset|refused)|[Ss]ocket closed|heartbeat")
 
 
 class WorkerLostError(ValueError):
@@ -122,21 +116,16 @@ class Team:
         """
         try:
             yield
-        except _LOST as error:
-            if self.workers == 1:
+        except tf.errors.OpError as error:
+            lines = [line.strip() for line in error.message.splitlines()]
+            telling = [line for line in lines if _LOST.search(line)]
+            if self.workers == 1 or not telling:
                 raise
             raise WorkerLostError(
                 f"Another worker is gone, and a step needs all {self.workers} (this is worker "
                 f"{self.worker}). The run goes on from its last checkpoint when every worker is "
-                f"started again with --resume. TensorFlow says: {_reason(error.message)}"
+                f"started again with --resume. TensorFlow says: {telling[0][-300:]}"
             ) from error
-
-
-def _reason(message: str) -> str:
-    """The sentence about the other worker in TensorFlow's message, which may be pages long."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    telling = [line for line in lines if re.search(r"abort|unhealthy|onnect|Socket|peer", line)]
-    return (telling or lines or ["nothing"])[0][-300:]
 
 
 def team(strategy: tf.distribute.Strategy | None = None) -> Team:

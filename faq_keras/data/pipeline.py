@@ -72,6 +72,11 @@ class Pipeline:
                 f"A batch of {self.batch_size} images cannot be shared equally among "
                 f"{self.workers} workers. Set batch_size to a multiple of their number."
             )
+        if self.part is not None and not self.part.images["validation"]:
+            raise ValueError(
+                f"{self.source.name} in {self.source.place} has fewer validation images than there "
+                f"are workers ({self.workers})."
+            )
         if self.workers > 1 and self.corrupt.policy != "error":
             raise ValueError(
                 "With several workers corrupt images cannot be left out: one worker would have "

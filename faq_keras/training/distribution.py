@@ -100,7 +100,7 @@ def cluster_from_environment() -> tuple[int, int]:
     worker, workers = place(cluster, task, index)
     if workers < 2 or not set(cluster.jobs) <= {"chief", "worker"}:
         raise ValueError(
-            f"TF_CONFIG names {workers} task(s) of the kinds {', '.join(cluster.jobs)}; training "
+            f"TF_CONFIG names {workers} task(s) of the kinds {', '.join(sorted(cluster.jobs))}; training "
             f"needs two or more of the kinds chief and worker. Expected: {_TF_CONFIG}."
         )
     return worker, workers

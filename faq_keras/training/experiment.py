@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +130,8 @@ def run(
         if fresh and resume:
             _log().info("There is no run in %s yet; this begins one.", folder)
         if not report:
-            try:
+            with _given_back_if_it_fails(folder):
                 _prepare(experiment, folder)
-            except BaseException:
-                if crew.chief:
-                    _forget(folder)
-                raise
         model = _trained(experiment, experiment.recipe, folder)
         record_recipe(model, experiment.recipe.name)
         crew.first(lambda: _finish(model, folder))
@@ -156,10 +152,16 @@ def _check_shared(folder: Path) -> None:
         )
 
 
-def _forget(folder: Path) -> None:
+@contextlib.contextmanager
+def _given_back_if_it_fails(folder: Path) -> Iterator[None]:
     """Gives back a folder in which nothing was trained, so that the corrected command can begin."""
-    if not (folder / START).exists() and not (folder / PRETRAINING).exists():
-        (folder / CONFIG).unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException:
+        trained = (folder / START).exists() or (folder / PRETRAINING).exists()
+        if team().chief and not trained:
+            (folder / CONFIG).unlink(missing_ok=True)
+        raise
 
 
 def _result(folder: Path) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def fine_tuned(folder, strategy):
     for each in (tf.distribute.get_strategy(), strategy):
         with each.scope():
             model = keras.saving.load_model(folder / "start.keras", compile=False)
-            course = runs.course(epochs=1)
+            course = runs.course(epochs=1, virtual_batches=2)
             faq_keras.fine_tune(model, data, course, validation_data=data, verbose=0)
             weights.append(model.get_weights())
     return difference(*weights)
