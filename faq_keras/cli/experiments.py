@@ -18,7 +18,7 @@ from faq_keras import recipe
 from faq_keras.cli import networks
 from faq_keras.data.pipeline import Pipeline
 from faq_keras.data.preparation import CorruptImages
-from faq_keras.data.records import Source, indexed
+from faq_keras.data.records import Shard, Source, indexed
 from faq_keras.data.sources import load_source
 from faq_keras.data.transforms import transform
 from faq_keras.policy import Policy, check_bits
@@ -52,19 +52,25 @@ def recipe_of(config: ConfigDict) -> Recipe:
     return recipe(config.recipe, config.epochs, **overrides)
 
 
-def pipeline_of(config: ConfigDict, source: Source | None = None) -> Pipeline:
+def pipeline_of(
+    config: ConfigDict, source: Source | None = None, shard: Shard = (0, 1)
+) -> Pipeline:
     """The data of a configuration.
 
     Args:
         config: The configuration.
         source: Take this source instead of the configuration's.
+        shard: `(worker, workers)`: which worker's part of each batch.
 
     Raises:
         ValueError: The data are missing or not what the configuration says.
     """
     data = config.data
+    part = None
     if source is None:
         source = load_source(data.source, data.data_dir, **dict(data.options))
+        if shard[1] > 1:
+            part = load_source(data.source, data.data_dir, shard=shard, **dict(data.options))
     shape, options = (data.size, data.channels), dict(data.transform_options)
     return Pipeline(
         source,
@@ -74,6 +80,8 @@ def pipeline_of(config: ConfigDict, source: Source | None = None) -> Pipeline:
         seed=config.seed,
         one_hot=config.label_smoothing > 0,
         corrupt=CorruptImages(data.corrupt),
+        part=part,
+        workers=shard[1],
     )
 
 

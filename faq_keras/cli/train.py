@@ -8,6 +8,9 @@ A run that was stopped or killed goes on with --resume, bit for bit as if it had
 --resume and nothing to go on with, it begins. --dry_run builds everything, prints plan, schedule
 and estimates of time and memory, and writes nothing but the picture of --plot.
 
+--distribution shares each batch among the GPUs of this machine (mirrored) or among the workers that
+TF_CONFIG names (multi_worker: the same command on each, and a DIR that all of them see).
+
 Example: faq train --config=configs/smoke.py --workdir=runs/smoke --config.epochs=2
 """
 
@@ -20,11 +23,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 from absl import flags
+from ml_collections.config_dict import ConfigDict
 
 from faq_keras.cli import common, experiments
 from faq_keras.cli.config_flag import ConfigFlags
+from faq_keras.training import distribution
 from faq_keras.training.experiment import run
 from faq_keras.training.interruption import Interrupted
+from faq_keras.workers import team
 
 FLAGS = ConfigFlags(__name__)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", flag_values=FLAGS)
@@ -37,6 +43,13 @@ _DRY_RUN = flags.DEFINE_bool(
 _PLOT = flags.DEFINE_string(
     "plot", None, "with --dry_run: a .png of the schedules", flag_values=FLAGS
 )
+_DISTRIBUTION = flags.DEFINE_enum(
+    "distribution",
+    "none",
+    distribution.NAMES,
+    "devices that share each batch",
+    flag_values=FLAGS,
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -46,7 +59,7 @@ def main(arguments: list[str]) -> int:
     if _DRY_RUN.value:
         from faq_keras.cli.dry_run import show
 
-        show(config, _PLOT.value)
+        show(config, _PLOT.value, _DISTRIBUTION.value)
         return 0
     if not _WORKDIR.value:
         raise ValueError("--workdir is missing: name the folder of the run.")
@@ -55,20 +68,31 @@ def main(arguments: list[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
+    with distribution.strategy_named(_DISTRIBUTION.value).scope():
+        try:
+            _show(_run(config))
+        except Interrupted as stop:
+            print(f"faq train: {stop}", file=sys.stderr)
+            return 128 + stop.signal
+    return 0
+
+
+def _run(config: ConfigDict) -> dict[str, Any]:
     keras.utils.set_random_seed(config.seed)
-    data = experiments.pipeline_of(config)
+    crew = team()
+    data = experiments.pipeline_of(config, shard=(crew.worker, crew.workers))
     experiment = experiments.experiment_of(config, data)
     print(
         f"Data: {data.source.name} from {data.source.place}: {data.train_images:,} training and "
         f"{data.validation_images:,} validation images, {data.classes} classes."
     )
-    try:
-        report = run(experiment, _WORKDIR.value, experiments.plain(config), _RESUME.value)
-    except Interrupted as stop:
-        print(f"faq train: {stop}", file=sys.stderr)
-        return 128 + stop.signal
-    _show(report)
-    return 0
+    if crew.replicas > 1:
+        print(
+            f"Worker {crew.worker} of {crew.workers}; each of the "
+            f"{crew.replicas} devices gets {data.batch_size // crew.replicas} of a batch's "
+            f"{data.batch_size} images."
+        )
+    return run(experiment, _WORKDIR.value, experiments.plain(config), _RESUME.value)
 
 
 def _show(report: dict[str, Any]) -> None:
