@@ -67,7 +67,7 @@ def calibrate(
             model's input.
     """
     shapes = {name: tuple(graph[name].layers[0].batch_shape) for name in graph.inputs}
-    forward = _forward(graph, list(percentile))
+    forward = float_forward(graph, list(percentile))
     ranges: dict[str, Range] = {}
     crew = team()
     for number, batch in enumerate(input_batches(data, batches, shapes, "calibration")):
@@ -94,8 +94,8 @@ def _of_all_workers(ranges: Mapping[str, Range], names: list[str], crew: Team) -
     }
 
 
-def _forward(graph: Graph, taps: list[str]) -> Any:
-    """A compiled function from a chunk of inputs to the tapped tensors."""
+def float_forward(graph: Graph, taps: list[str]) -> Any:
+    """A compiled function from inputs by name to the float tensors of these nodes, by name."""
 
     @tf.function(reduce_retracing=True, jit_compile=False)
     def forward(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
