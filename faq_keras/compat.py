@@ -5,6 +5,7 @@ Keras 2. Everything in this package that needs tfmot imports it from here; the e
 `tf.keras` are as they were afterwards.
 
     from faq_keras.compat import Quantizer, QuantizeConfig
+    keras_of(model).layers.Conv2D         # Keras 3's or tf_keras', as the model is
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import os
 import types
 from typing import Any
 
+import keras
 import tensorflow as tf
+import tf_keras
 
 _FLAG = "TF_USE_LEGACY_KERAS"
 
@@ -36,6 +39,11 @@ Quantizer = tfmot.quantization.keras.quantizers.Quantizer
 QuantizeConfig = tfmot.quantization.keras.QuantizeConfig
 
 
-def is_tf_keras(model: Any) -> bool:
-    """Whether a model belongs to Keras 2 (the `tf_keras` package)."""
-    return any(base.__module__.split(".")[0] == "tf_keras" for base in type(model).__mro__)
+def is_tf_keras(part: Any) -> bool:
+    """Whether a model or layer belongs to Keras 2 (the `tf_keras` package)."""
+    return any(base.__module__.split(".")[0] == "tf_keras" for base in type(part).__mro__)
+
+
+def keras_of(part: Any) -> types.ModuleType:
+    """The Keras that a model or layer belongs to: `keras` (3) or `tf_keras` (2)."""
+    return tf_keras if is_tf_keras(part) else keras

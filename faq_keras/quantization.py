@@ -12,16 +12,19 @@ from typing import Any
 import keras
 
 from faq_keras.calibration import calibrate
+from faq_keras.compat import is_tf_keras
 from faq_keras.graph_reader import read_graph
 from faq_keras.plan import PlanSettings, QuantPlan
 from faq_keras.policy import Policy, check_bits, layer_bits, make_plan, percentiles
+from faq_keras.rewrite.bridge import to_keras3, to_tf_keras
 from faq_keras.rewrite.keras3 import float_model, plan_of, quantize_model
+from faq_keras.rewrite.rebuild import LayerCopies
 
 __all__ = ["apply", "plan_of", "to_float"]
 
 
 def apply(
-    model: keras.Model,
+    model: Any,
     bits: int | tuple[int, int] = 8,
     calibration_data: Any = None,
     calibration_batches: int = 5,
@@ -29,12 +32,12 @@ def apply(
     logits_bits: int = 16,
     policy: Policy | None = None,
     plan: QuantPlan | None = None,
-) -> keras.Model:
+) -> Any:
     """Quantizes a pretrained network (paper sections 3.1 and 3.2); fine-tune the result.
 
     Args:
-        model: A built functional or sequential Keras 3 model, nested models too. It is left
-            untouched.
+        model: A built functional or sequential model of Keras 3 or tf_keras, nested models too, in
+            any dtype policy. It is left untouched.
         bits: 2 to 8, or `(weight_bits, activation_bits)`. First and last layer and the last ReLU
             have 8 bits (`policy`).
         calibration_data: Training inputs as the model takes them: a `tf.data.Dataset`, a numpy
@@ -49,8 +52,8 @@ def apply(
         plan: A plan to use as it is, instead of calibrating.
 
     Returns:
-        An uncompiled Keras model with the same inputs, outputs and weights. Inference computes what
-        the exported integer file computes.
+        An uncompiled model of the same Keras, with the same inputs, outputs and weights. Inference
+        computes what the exported integer file computes, in float32.
 
     Raises:
         ValueError: If the model has no graph, is not built, contains unsupported layers (all are
@@ -60,7 +63,8 @@ def apply(
     if plan is None:
         weight_bits, activation_bits = _split_bits(bits)
         _check_options(logits_bits, percentile, calibration_batches)
-    graph = read_graph(model)
+    twin = _float32_twin(model)
+    graph = read_graph(twin)
     if plan is None:
         if calibration_data is None:
             raise ValueError(
@@ -79,10 +83,11 @@ def apply(
         chosen = percentiles(graph, layer_bits(graph, settings, policy), percentile)
         ranges = calibrate(graph, calibration_data, calibration_batches, chosen)
         plan = make_plan(graph, ranges, settings, policy)
-    return quantize_model(model, graph, plan)
+    quantized = quantize_model(twin, graph, plan)
+    return to_tf_keras(quantized) if is_tf_keras(model) else quantized
 
 
-def to_float(model: keras.Model) -> keras.Model:
+def to_float(model: Any) -> Any:
     """The ordinary float model, convolution and batch normalization separate, fine-tuned weights.
 
     Args:
@@ -91,7 +96,20 @@ def to_float(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If the model carries no plan.
     """
-    return float_model(model)
+    float_twin = float_model(to_keras3(model))
+    return to_tf_keras(float_twin) if is_tf_keras(model) else float_twin
+
+
+def _float32_twin(model: Any) -> keras.Model:
+    """The model itself, or a Keras 3 copy if it is of tf_keras or computes in mixed precision."""
+    twin = to_keras3(model)
+    layers = twin._flatten_layers(include_self=False)
+    if all(layer.compute_dtype not in ("float16", "bfloat16", "float64") for layer in layers):
+        return twin
+    copies = LayerCopies()
+    twin = keras.models.clone_model(twin, clone_function=copies, recursive=True)
+    copies.transfer_weights()
+    return twin
 
 
 def _split_bits(bits: Any) -> tuple[int, int]:

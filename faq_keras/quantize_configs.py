@@ -109,11 +109,16 @@ class KernelQuantizeConfig(AffineQuantizeConfig):
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         """The kernel and its quantizer (tfmot's interface)."""
-        return [(layer.kernel, self.kernel_quantizer)]
+        return [(getattr(layer, kernel_attribute(layer)), self.kernel_quantizer)]
 
     def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
         """Gives the layer its quantized kernel (tfmot's interface)."""
-        layer.kernel = quantize_weights[0]
+        setattr(layer, kernel_attribute(layer), quantize_weights[0])
+
+
+def kernel_attribute(layer: Any) -> str:
+    """Where a layer keeps its kernel: tf_keras' DepthwiseConv2D has a name of its own for it."""
+    return "depthwise_kernel" if hasattr(layer, "depthwise_kernel") else "kernel"
 
 
 def quantize_config(plan: LayerPlan, input_specs: tuple[TensorSpec, ...]) -> OutputQuantizeConfig:
