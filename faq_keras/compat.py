@@ -10,6 +10,7 @@ Keras 2. Everything in this package that needs tfmot imports it from here; the e
 
 from __future__ import annotations
 
+import importlib
 import os
 import types
 from typing import Any
@@ -34,9 +35,18 @@ def _import_tfmot() -> types.ModuleType:
     return tfmot
 
 
+def _internal(name: str) -> types.ModuleType:
+    """A module of tfmot with a base class for schemes that its public API does not name."""
+    package = "tensorflow_model_optimization.python.core.quantization.keras"
+    return importlib.import_module(f"{package}.{name}")
+
+
 tfmot = _import_tfmot()
 Quantizer = tfmot.quantization.keras.quantizers.Quantizer
 QuantizeConfig = tfmot.quantization.keras.QuantizeConfig
+QuantizeScheme = tfmot.quantization.keras.QuantizeScheme
+QuantizeLayoutTransform = _internal("quantize_layout_transform").QuantizeLayoutTransform
+QuantizeRegistry = _internal("quantize_registry").QuantizeRegistry
 
 
 def is_tf_keras(part: Any) -> bool:

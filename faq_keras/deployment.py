@@ -184,7 +184,7 @@ def verify(
         ValueError: If the file is missing, broken or another model's.
     """
     file = model_file.read(path)
-    program = lower(to_keras3(model), file.input_types[0], softmax="SOFTMAX" in file.operators)
+    program = lower(model, file.input_types[0], softmax="SOFTMAX" in file.operators)
     if file.metadata.get("fully_connected_1x1"):
         program = layout.fully_connected_1x1(program)
     audit.audit(path, program)

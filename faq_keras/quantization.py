@@ -11,11 +11,11 @@ from typing import Any
 
 import keras
 
-from faq_keras.calibration import calibrate
 from faq_keras.compat import is_tf_keras
 from faq_keras.graph_reader import read_graph
-from faq_keras.plan import PlanSettings, QuantPlan
-from faq_keras.policy import Policy, check_bits, layer_bits, make_plan, percentiles
+from faq_keras.plan import QuantPlan
+from faq_keras.planning import PlanRequest
+from faq_keras.policy import Policy
 from faq_keras.rewrite.bridge import to_keras3, to_tf_keras
 from faq_keras.rewrite.keras3 import float_model, plan_of, quantize_model
 from faq_keras.rewrite.rebuild import LayerCopies
@@ -60,30 +60,12 @@ def apply(
             listed); if bits are out of range; if the calibration data is missing, empty, not finite
             or of another shape; if an activation is dead; if the plan does not fit.
     """
-    if plan is None:
-        weight_bits, activation_bits = _split_bits(bits)
-        _check_options(logits_bits, percentile, calibration_batches)
+    request = PlanRequest(
+        bits, calibration_data, calibration_batches, percentile, logits_bits, policy, plan
+    )
     twin = _float32_twin(model)
     graph = read_graph(twin)
-    if plan is None:
-        if calibration_data is None:
-            raise ValueError(
-                "calibration_data is missing: pass some batches of training inputs (a "
-                "tf.data.Dataset or an array), or a "
-                "finished plan=."
-            )
-        settings = PlanSettings(
-            weight_bits=weight_bits,
-            activation_bits=activation_bits,
-            logits_bits=logits_bits,
-            percentile=percentile,
-            calibration_batches=calibration_batches,
-        )
-        policy = policy or Policy()
-        chosen = percentiles(graph, layer_bits(graph, settings, policy), percentile)
-        ranges = calibrate(graph, calibration_data, calibration_batches, chosen)
-        plan = make_plan(graph, ranges, settings, policy)
-    quantized = quantize_model(twin, graph, plan)
+    quantized = quantize_model(twin, graph, request.plan_for(graph))
     return to_tf_keras(quantized) if is_tf_keras(model) else quantized
 
 
@@ -110,23 +92,3 @@ def _float32_twin(model: Any) -> keras.Model:
     twin = keras.models.clone_model(twin, clone_function=copies, recursive=True)
     copies.transfer_weights()
     return twin
-
-
-def _split_bits(bits: Any) -> tuple[int, int]:
-    if isinstance(bits, (tuple, list)):
-        if len(bits) != 2:
-            raise ValueError(
-                f"bits must be one width or (weight_bits, activation_bits), received {bits!r}."
-            )
-        return check_bits(bits[0], "The weight width"), check_bits(bits[1], "The activation width")
-    width = check_bits(bits, "bits")
-    return width, width
-
-
-def _check_options(logits_bits: int, percentile: float | None, batches: int) -> None:
-    if logits_bits not in (8, 16):
-        raise ValueError(f"logits_bits must be 16 or 8, received {logits_bits!r}.")
-    if percentile is not None and not 50 <= percentile <= 100:
-        raise ValueError(f"percentile must lie between 50 and 100, received {percentile!r}.")
-    if batches < 1:
-        raise ValueError(f"calibration_batches must be at least 1, received {batches!r}.")

@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import tf_keras
+
 from faq_keras import fixed_point
 from faq_keras.compat import QuantizeConfig
 from faq_keras.plan import LayerPlan, TensorSpec
@@ -27,9 +29,11 @@ from faq_keras.quantizers import (
 # How the kernel behind each node kind rounds its output (XNNPACK; `integer.rounding` holds the
 # other runtimes).
 _ROUNDING = {"add": fixed_point.HALF_UP, "requantize": fixed_point.HALF_UP}
+_register = tf_keras.saving.register_keras_serializable("faq_keras")  # tfmot clones annotations
 _HEAD_ROUNDING = fixed_point.HALF_AWAY  # the int16 fully connected kernel
 
 
+@_register
 class OutputQuantizeConfig(QuantizeConfig):
     """A layer whose output tensor alone is quantized: the input, additions, pools.
 
@@ -79,6 +83,7 @@ class OutputQuantizeConfig(QuantizeConfig):
         return cls(LayerPlan.from_dict(config["plan"]), specs)
 
 
+@_register
 class AffineQuantizeConfig(OutputQuantizeConfig):
     """A layer that multiplies and adds per channel: a batch normalization that stands alone.
 
@@ -94,6 +99,7 @@ class AffineQuantizeConfig(OutputQuantizeConfig):
         self.bias_quantizer = BiasQuantizer()
 
 
+@_register
 class KernelQuantizeConfig(AffineQuantizeConfig):
     """A layer with a kernel: convolutions and dense layers, with their batch normalization.
 

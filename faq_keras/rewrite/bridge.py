@@ -121,13 +121,17 @@ class _Crossing:
             function = layer.get_config()["function"]
             kind, arguments = _FUNCTIONS.get(function, (f"tf.{function}", {}))
             if kind in _CROSSING:
-                return getattr(keras.layers, kind)(name=_name(layer), dtype="float32", **arguments)
+                return getattr(keras.layers, kind)(
+                    name=twin_name(layer.name), dtype="float32", **arguments
+                )
         elif kind in _CROSSING and type(layer) is getattr(keras_of(layer).layers, kind):
             activation = _activation(layer)
             if activation is None or hasattr(keras.activations, activation):
                 return self.copies(layer)
             kind = f"{kind} with the activation '{activation}'"
-        return _stand_in(_name(layer), kind, call.outputs)
+        elif hasattr(layer, "quantize_config"):  # tfmot's wrapper
+            kind = f"{kind} with {type(layer.quantize_config).__name__}"
+        return _stand_in(twin_name(layer.name), kind, call.outputs)
 
     def _quantized(self, layer: QuantizedLayer) -> QuantizedLayer:
         arguments = {"settings": layer.settings} if isinstance(layer, QuantizedInput) else {}
@@ -146,7 +150,7 @@ class _Crossing:
         accepted = {*inspect.signature(twin.__init__).parameters, "name", "trainable"}
         config = layer.get_config()
         arguments = {key: _argument(key, config[key]) for key in accepted & config.keys()}
-        arguments |= {"name": _name(layer), "dtype": "float32"}
+        arguments |= {"name": twin_name(layer.name), "dtype": "float32"}
         if "activation" in config:
             arguments["activation"] = _activation(layer)
         if is_tf_keras(layer) and isinstance(config.get("axis"), list | tuple):
@@ -156,9 +160,9 @@ class _Crossing:
         return twin(**arguments)
 
 
-def _name(layer: Any) -> str:
-    """Keras 3 does not allow slashes in names."""
-    return layer.name.replace("/", "_")
+def twin_name(name: str) -> str:
+    """The name of a layer's twin: Keras 3 does not allow slashes in names."""
+    return name.replace("/", "_")
 
 
 def _activation(layer: Any) -> str | None:

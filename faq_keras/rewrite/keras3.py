@@ -12,7 +12,7 @@ holds its own entry, and `plan_of` collects them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -20,16 +20,19 @@ import keras
 from faq_keras.graph import LIST_KINDS, Graph, Node, evaluate, functional_of, layer_calls
 from faq_keras.layers import QUANTIZED_LAYERS, QuantizedInput, QuantizedLayer
 from faq_keras.plan import QuantPlan
-from faq_keras.rewrite.rebuild import LayerCopies, input_like, rebuild
+from faq_keras.rewrite.rebuild import LayerCopies, call_chain, input_like, rebuild
 
 
-def quantize_model(model: keras.Model, graph: Graph, plan: QuantPlan) -> keras.Model:
+def quantize_model(
+    model: keras.Model, graph: Graph, plan: QuantPlan, left_float: Collection[str] = ()
+) -> keras.Model:
     """The quantized twin of a float model.
 
     Args:
         model: The float Keras 3 model; left untouched.
         graph: Its graph.
         plan: A plan that fits it.
+        left_float: Names of nodes to leave as they are.
 
     Returns:
         An uncompiled functional model with the same inputs, outputs, name and weights.
@@ -49,8 +52,8 @@ def quantize_model(model: keras.Model, graph: Graph, plan: QuantPlan) -> keras.M
         layers = [
             copies(layer) for layer in node.layers if not isinstance(layer, keras.layers.InputLayer)
         ]
-        if node.name not in plan:
-            return layers[0](inputs[0])
+        if node.name not in plan or node.name in left_float:
+            return call_chain(layers, inputs)
         layer = _quantized_layer(node, plan, layers)
         return layer(inputs if node.kind in LIST_KINDS else inputs[0])
 
@@ -93,8 +96,8 @@ def _float_layers(layer: Any) -> Sequence[Any]:
     return layer.float_layers if isinstance(layer, QuantizedLayer) else [layer]
 
 
-def plan_of(model: keras.Model) -> QuantPlan:
-    """The plan that a quantized model carries.
+def plan_of(model: Any) -> QuantPlan:
+    """The plan that a quantized model of either Keras carries.
 
     Raises:
         ValueError: If the model has no quantized layers.
@@ -107,10 +110,17 @@ def plan_of(model: keras.Model) -> QuantPlan:
             f"Model '{model.name}' carries no quantization plan: it was not made by "
             f"faq_keras.apply."
         )
+    names = {layer.plan.name for layer in layers}
+    missing = sorted({name for layer in layers for name in layer.plan.inputs} - names)
+    if missing:
+        raise ValueError(
+            f"Model '{model.name}' is quantized in part: {', '.join(missing)} stayed float or has "
+            "a quantize config that is not faq_keras'. Annotate these layers for FAQScheme, too."
+        )
     return QuantPlan(settings[0], tuple(layer.plan for layer in layers))
 
 
-def record_recipe(model: keras.Model, name: str) -> None:
+def record_recipe(model: Any, name: str) -> None:
     """Notes in a quantized model's plan what it was fine-tuned by; other models are left alone."""
     for layer in model._flatten_layers():
         if isinstance(layer, QuantizedInput):

@@ -45,16 +45,21 @@ def rebuild(
             results = [input_like(tensor, call.operation.name, library)]
         else:
             read = [values[id(tensor)] for tensor in call.input_tensors]
-            value: Any = read if len(read) > 1 else read[0]
-            for layer in chain(call):
-                value = layer(value)
-            results = keras.tree.flatten(value)
+            results = keras.tree.flatten(call_chain(chain(call), read))
         values.update(zip(map(id, call.outputs), results, strict=True))
     inputs, outputs = (
         keras.tree.map_structure(lambda tensor: values[id(tensor)], structure)
         for structure in (functional.input, functional.output)
     )
     return library.Model(inputs, outputs, name=model.name)
+
+
+def call_chain(layers: Sequence[Callable[[Any], Any]], inputs: list[Any]) -> Any:
+    """Layers one behind the other, the first on all inputs."""
+    value = inputs if len(inputs) > 1 else inputs[0]
+    for layer in layers:
+        value = layer(value)
+    return value
 
 
 def input_like(tensor: Any, name: str, library: ModuleType) -> Any:
