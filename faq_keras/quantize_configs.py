@@ -29,8 +29,9 @@ from faq_keras.quantizers import (
 # How the kernel behind each node kind rounds its output (XNNPACK; `integer.rounding` holds the
 # other runtimes).
 _ROUNDING = {"add": fixed_point.HALF_UP, "requantize": fixed_point.HALF_UP}
-_register = tf_keras.saving.register_keras_serializable("faq_keras")  # tfmot clones annotations
 _HEAD_ROUNDING = fixed_point.HALF_AWAY  # the int16 fully connected kernel
+# tfmot clones the layers that are annotated with a config.
+_register = tf_keras.saving.register_keras_serializable("faq_keras")
 
 
 @_register

@@ -135,19 +135,15 @@ class _Crossing:
 
     def _quantized(self, layer: QuantizedLayer) -> QuantizedLayer:
         arguments = {"settings": layer.settings} if isinstance(layer, QuantizedInput) else {}
+        parts = [self.copies(part) for part in layer.float_layers]
         return QUANTIZED_LAYERS[self._library][layer.plan.kind](
-            layer.plan,
-            layer.input_specs,
-            [self.copies(part) for part in layer.float_layers],
-            name=layer.name,
-            trainable=layer.trainable,
-            **arguments,
+            layer.plan, layer.input_specs, parts, name=layer.name, **arguments
         )
 
     def _float_layer(self, layer: Any) -> Any:
         """The layer of the same class in the other library, without its weights."""
         twin = getattr(self._library.layers, type(layer).__name__)
-        accepted = {*inspect.signature(twin.__init__).parameters, "name", "trainable"}
+        accepted = inspect.signature(twin.__init__).parameters.keys()
         config = layer.get_config()
         arguments = {key: _argument(key, config[key]) for key in accepted & config.keys()}
         arguments |= {"name": twin_name(layer.name), "dtype": "float32"}
@@ -157,7 +153,9 @@ class _Crossing:
             arguments["axis"] = tuple(config["axis"])
             if twin is keras.layers.BatchNormalization:
                 (arguments["axis"],) = config["axis"]
-        return twin(**arguments)
+        new = twin(**arguments)
+        new.trainable = layer.trainable
+        return new
 
 
 def twin_name(name: str) -> str:
@@ -173,6 +171,8 @@ def _activation(layer: Any) -> str | None:
 
 def _argument(key: str, value: Any) -> Any:
     """An argument of a layer for the other Keras."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        return value.item()  # tf_keras gives ReLU's limit like this
     if value is None or not key.endswith(_CARRIED):
         return value
     if value.get("registered_name") == keras.saving.get_registered_name(Carried):
