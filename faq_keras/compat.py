@@ -57,3 +57,13 @@ def is_tf_keras(part: Any) -> bool:
 def keras_of(part: Any) -> types.ModuleType:
     """The Keras that a model or layer belongs to: `keras` (3) or `tf_keras` (2)."""
     return tf_keras if is_tf_keras(part) else keras
+
+
+def check_backend() -> None:
+    """Raises a ValueError if Keras 3 runs on another backend than TensorFlow."""
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            f"faq_keras computes in TensorFlow, but Keras runs on the {backend!r} backend: set "
+            "KERAS_BACKEND=tensorflow before keras is imported."
+        )

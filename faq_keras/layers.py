@@ -30,7 +30,7 @@ import tensorflow as tf
 import tf_keras
 
 from faq_keras import arithmetic
-from faq_keras.compat import keras_of
+from faq_keras.compat import check_backend, keras_of
 from faq_keras.plan import LayerPlan, PlanSettings, TensorSpec
 from faq_keras.quantize_configs import (
     AffineQuantizeConfig,
@@ -63,6 +63,7 @@ class QuantizedLayer(KerasLayer):
         float_layers: Sequence[Any] = (),
         **kwargs: Any,
     ) -> None:
+        check_backend()
         super().__init__(**{"dtype": "float32", **kwargs})
         self.plan = LayerPlan.from_dict(plan) if isinstance(plan, dict) else plan
         specs = tuple(TensorSpec(**s) if isinstance(s, dict) else s for s in input_specs)

@@ -13,6 +13,7 @@ import dataclasses
 from typing import Any
 
 from faq_keras.calibration import calibrate
+from faq_keras.compat import check_backend
 from faq_keras.graph import Graph
 from faq_keras.plan import PlanSettings, QuantPlan
 from faq_keras.policy import Policy, check_bits, layer_bits, make_plan, percentiles
@@ -23,7 +24,8 @@ class PlanRequest:
     """The arguments of `faq_keras.apply`, which explains them.
 
     Raises:
-        ValueError: If bits or another argument is out of range.
+        ValueError: If bits or another argument is out of range, or Keras 3 does not run on
+            TensorFlow.
     """
 
     bits: int | tuple[int, int] = 8
@@ -35,6 +37,7 @@ class PlanRequest:
     plan: QuantPlan | None = None
 
     def __post_init__(self) -> None:
+        check_backend()
         if self.plan is not None:
             return
         _split_bits(self.bits)

@@ -1,5 +1,6 @@
 """What scripts do with Keras models works with quantized ones, in Keras 3 and in tf_keras."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -57,11 +58,13 @@ def test_custom_train_step(library, q, tmp_path):
                 )
             variables = self.trainable_variables
             gradients = tape.gradient(loss, variables)
-            self.optimizer.apply_gradients([(g / 2, v) for g, v in zip(gradients, variables)])
+            self.optimizer.apply_gradients(
+                [(g / 2, v) for g, v in zip(gradients, variables, strict=True)]
+            )
             return {"loss": loss}
 
     model = Halved(q.inputs, q.outputs, name="custom")
-    compiled(library, model)
+    compiled(library, model, metrics=[])
     losses = model.fit(X, Y, epochs=4, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     report = faq_keras.export_tflite(model, tmp_path / "m.tflite", verify=X[:4])
@@ -71,9 +74,9 @@ def test_custom_train_step(library, q, tmp_path):
 
 def test_callbacks(library, q, tmp_path):
     seen = []
-    best = tmp_path / "best.keras"
+    last = tmp_path / "last.keras"
     callbacks = [
-        library.callbacks.ModelCheckpoint(str(best), monitor="loss", save_best_only=True),
+        library.callbacks.ModelCheckpoint(str(last)),
         library.callbacks.EarlyStopping(monitor="loss", patience=1, min_delta=100.0),
         library.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch)),
         library.callbacks.ReduceLROnPlateau(monitor="loss", patience=1, min_delta=100.0),
@@ -81,13 +84,13 @@ def test_callbacks(library, q, tmp_path):
     ]
     compiled(library, q).fit(X, Y, epochs=5, callbacks=callbacks, verbose=0)
     assert seen == [0, 1]
-    loaded = library.saving.load_model(best)
+    loaded = library.saving.load_model(last)
     assert np.array_equal(loaded.predict_on_batch(X), q.predict_on_batch(X))
 
 
 def test_summary(q):
     lines = []
-    q.summary(print_fn=lambda line, **_: lines.append(line))
+    q.summary(line_length=120, print_fn=lambda line, **_: lines.append(line))
     text = "\n".join(lines)
     for kind in ("QuantizedInput", "QuantizedConv2D", "QuantizedDense"):
         assert kind in text
@@ -98,10 +101,12 @@ def test_save_and_load(library, q, suffix, tmp_path):
     compiled(library, q).fit(X, Y, epochs=1, verbose=0)
     path = tmp_path / f"a model ü.{suffix}"
     q.save(path)
-    loaded = library.saving.load_model(path)
+    # Keras 3 cannot train any compiled model on that comes from .h5, float ones neither.
+    resumes = suffix == "keras" or library is not keras
+    loaded = library.saving.load_model(path, compile=resumes)
     assert np.array_equal(loaded.predict_on_batch(X), q.predict_on_batch(X))
     assert faq_keras.plan_of(loaded) == faq_keras.plan_of(q)
-    for model in (q, loaded):
+    for model in (q, loaded) if resumes else ():
         model.fit(X, Y, epochs=1, shuffle=False, verbose=0)
     for a, b in zip(q.get_weights(), loaded.get_weights(), strict=True):
         assert np.array_equal(a, b)

@@ -106,7 +106,7 @@ def test_a_layer_with_a_config_of_ours_follows_its_plan_entry(model, plan, tmp_p
 
 def test_a_config_of_another_layer_is_refused(model, plan):
     config = quantize_config(plan["third"], plan.input_specs("third"))
-    with pytest.raises(ValueError, match="'second' is annotated with .* of 'third'"):
+    with pytest.raises(ValueError, match=r"'second' is annotated with .* of 'third'"):
         quantization.quantize_apply(
             annotated(model, {"second": config}), scheme=faq_keras.FAQScheme(plan=plan)
         )
