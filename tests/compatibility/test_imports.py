@@ -45,7 +45,8 @@ x = np.load("x.npy")
 for path in ("m.keras", "m.h5"):
     np.save(path + ".npy", tf.keras.models.load_model(path).predict_on_batch(x))
 q = faq_keras.apply(faq_keras.to_float(tf.keras.models.load_model("m.h5")), calibration_data=x)
-print(os.environ["TF_USE_LEGACY_KERAS"], tf.keras.Model.__module__.split('.')[0], isinstance(q, tf.keras.Model))
+library = tf.keras.Model.__module__.split(".")[0]
+print(os.environ["TF_USE_LEGACY_KERAS"], library, isinstance(q, tf.keras.Model))
 """
     assert run(script, tmp_path, TF_USE_LEGACY_KERAS="1") == ["1", "tf_keras", "True"]
     for path in ("m.keras.npy", "m.h5.npy"):
