@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from faq_keras.compat import is_tf_keras
+from faq_keras.graph import functional_of
 from faq_keras.graph_reader import read_graph
 from faq_keras.plan import QuantPlan
 from faq_keras.planning import PlanRequest
@@ -84,6 +85,7 @@ def to_float(model: Any) -> Any:
 
 def _float32_twin(model: Any) -> keras.Model:
     """The model itself, or a Keras 3 copy if it is of tf_keras or computes in mixed precision."""
+    functional_of(model)  # raises if it is no model with a graph
     twin = to_keras3(model)
     layers = twin._flatten_layers(include_self=False)
     if all(layer.compute_dtype not in ("float16", "bfloat16", "float64") for layer in layers):
