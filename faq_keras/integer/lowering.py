@@ -84,14 +84,10 @@ def lower(model: Any, input_type: str = "int8", softmax: bool = False) -> Intege
 
 def _check_layers(model: keras.Model, layers: list[Any]) -> None:
     """Raises one error that lists the layers of a quantized model without an integer op."""
-    unknown = [
-        f"Layer '{layer.name}' ({type(layer).__name__})"
-        for layer in layers
-        if _handler(layer) is None
-    ]
+    unknown = [layer for layer in layers if _handler(layer) is None]
     quantized = any(isinstance(layer, quantized_layers.QuantizedLayer) for layer in layers)
     if unknown and quantized:
-        listed = "\n  - ".join(unknown)
+        listed = "\n  - ".join(f"Layer '{la.name}' ({type(la).__name__})" for la in unknown)
         raise ValueError(
             f"Model '{model.name}' has layers without an integer op:\n  - {listed}\n"
             "Models made by faq_keras.apply have one for every layer. Quantize the float model "
@@ -180,15 +176,9 @@ def _geometry(conv: Any) -> dict[str, Any]:
 
 def _conv(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     constants = layer_constants(layer, channel_axes=1)  # codes: [out, height, width, in]
+    geometry = _geometry(layer.kernel_layer)
     return _kernel_layer(
-        builder,
-        layer,
-        inputs[0],
-        constants,
-        constants.codes,
-        0,
-        "conv_2d",
-        **_geometry(layer.kernel_layer),
+        builder, layer, inputs[0], constants, constants.codes, 0, "conv_2d", **geometry
     )
 
 

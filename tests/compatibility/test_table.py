@@ -14,7 +14,7 @@ def rows():
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-def tests_in(name):
+def functions_in(name):
     return set(re.findall(r"^def (test_\w+)\(", (HERE / name).read_text(), re.MULTILINE))
 
 
@@ -32,9 +32,9 @@ def test_every_cell_names_a_test_that_exists():
         for cell in cells:
             assert "::test_" in cell or "not possible" in cell or "as in" in cell, feature
     for file, test in named():
-        assert test in tests_in(file), f"{file}::{test}"
+        assert test in functions_in(file), f"{file}::{test}"
 
 
 def test_every_feature_test_is_in_the_table():
     listed = {test for file, test in named() if file == "test_features.py"}
-    assert listed == tests_in("test_features.py")
+    assert listed == functions_in("test_features.py")
