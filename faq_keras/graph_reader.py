@@ -283,6 +283,8 @@ def _carries_input(graph: Graph, node: Node) -> bool:
 def _check(graph: Graph, problems: list[str]) -> None:
     """Raises one error that lists everything that cannot be quantized."""
     problems = list(problems)
+    if all(node.kind in ("input", "identity", HEAD_KIND) for node in graph.nodes):
+        problems.append("It has no layer that computes anything")
     for node in graph.nodes:
         reason = _why_not(node, graph)
         if reason:
@@ -302,6 +304,8 @@ def _why_not(node: Node, graph: Graph) -> str | None:
     if getattr(layer, "data_format", None) == "channels_first":
         return "is channels_first: rebuild the model with data_format='channels_last'"
     rank = len(node.shape)
+    if node.kind == "input" and node.name not in graph.outputs and not graph.consumers(node.name):
+        return "is read by nothing that the model returns: build the model without this input"
     if node.kind == "affine" and rank not in (2, 4):
         return f"works on {rank} dimensions: flatten its input first"
     axis = getattr(layer, "axis", -1)

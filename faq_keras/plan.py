@@ -28,6 +28,8 @@ from faq_keras.files import atomic_write
 from faq_keras.fixed_point import code_range
 
 FORMAT = "faq_keras.plan/1"
+# Kernels reckon with ratios of scales; beyond these no float32 holds them.
+EXPONENTS = range(-60, 61)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +56,10 @@ class TensorSpec:
             )
         if not self.signed and not 2 <= self.bits <= 8:
             raise ValueError(f"An unsigned activation tensor has 2 to 8 bits, not {self.bits}.")
-        if not -100 <= self.exponent <= 100:
+        if self.exponent not in EXPONENTS:
             raise ValueError(
-                f"The exponent {self.exponent} of an activation tensor is out of the range [-100, "
-                f"100]."
+                f"The exponent {self.exponent} of an activation tensor is out of the range "
+                f"[{EXPONENTS[0]}, {EXPONENTS[-1]}] that integer kernels can compute with."
             )
         if self.limit is not None and not 0 < self.limit <= code_range(self.bits, self.signed)[1]:
             raise ValueError(f"The limit {self.limit} is not a code of a {self.bits}-bit tensor.")
@@ -297,7 +299,7 @@ class QuantPlan:
                 PlanSettings(**data["settings"]),
                 tuple(LayerPlan.from_dict(layer) for layer in data["layers"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{source} is not a quantization plan ({FORMAT}): {error}. Write one with "
                 f"plan_of(model).save(path)."

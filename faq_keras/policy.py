@@ -240,7 +240,8 @@ def make_plan(
         policy: Deviations from the defaults.
 
     Raises:
-        ValueError: If a tensor is never positive (dead) or an override matches nothing.
+        ValueError: If a tensor is never positive (dead) or its values are too large or too small
+            for integer kernels, or an override matches nothing.
     """
     bits = layer_bits(graph, settings, policy)
     _refuse_dead(graph, ranges)
@@ -256,7 +257,15 @@ def make_plan(
             unsigned = node.activation is not None or (
                 node.kind == "global_pool" and not specs[sources[0]].signed
             )
-            specs[node.name] = _tensor(node, graph, measured[node.name], unsigned, bits, settings)
+            reach = measured[node.name]
+            try:
+                specs[node.name] = _tensor(node, graph, reach, unsigned, bits, settings)
+            except ValueError as error:
+                raise ValueError(
+                    f"{node.label} gives values of up to {_reach(reach):g} on the calibration "
+                    f"data: {error} Check the pretrained weights, and that the data is "
+                    "preprocessed as in training."
+                ) from error
         layers.append(
             LayerPlan(
                 name=node.name,

@@ -43,6 +43,7 @@ class KerasCodes:
             elif layer.name in program.tensors and not isinstance(layer, keras.layers.InputLayer):
                 outputs[layer.name] = call.outputs[0]
         self._network = keras.Model(list(grids.values()), outputs)
+        self._network.run_eagerly = model.run_eagerly
 
     def random(self, images: int, seed: int = 0) -> dict[str, npt.NDArray[np.generic]]:
         """The integers of all tensors for random input codes over their whole range."""
