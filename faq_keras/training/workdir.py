@@ -187,13 +187,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     try:
         for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
-            lines.append(dict(json.loads(line)))
+            lines.append(_object(json.loads(line)))
     except (OSError, RecursionError, TypeError, ValueError) as error:
         raise WorkdirError(
             f"{path} cannot be read: line {len(lines) + 1} is no JSON object ({error}). Put back "
             "a copy of the file, or remove that line, or choose another --workdir."
         ) from error
     return lines
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"it is a {type(value).__name__}")
+    return value
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

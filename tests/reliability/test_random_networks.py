@@ -54,7 +54,7 @@ def export_options(draw):
     }
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A network that cannot be represented, for one of the `REFUSALS`."""
 
 
@@ -69,7 +69,7 @@ def compare(network, quantize, export, as_graph, runtimes, folder) -> int:
         reason = next((r for r in REFUSALS if r in str(error)), None)
         if reason is None:
             raise
-        raise Refused(reason) from error
+        raise RefusedError(reason) from error
     if export["weights"] == "int4" and packed_tensors(fully_connected_1x1(program)):
         export = export | {"fully_connected_1x1": as_graph}
     report = faq_keras.export_tflite(q, path, **export)
@@ -99,7 +99,7 @@ def test_random_networks_equal_their_files(**case):
         try:
             seen["values"] += compare(**case, folder=folder)
             seen["networks"] += 1
-        except Refused as refused:
+        except RefusedError as refused:
             seen[f"refused: {refused}"] += 1
             assume(False)
 
