@@ -21,6 +21,7 @@ import keras
 from faq_keras.graph import (
     HEAD_KIND,
     KERNEL_KINDS,
+    LIST_KINDS,
     PASSING_KINDS,
     Graph,
     Node,
@@ -28,7 +29,8 @@ from faq_keras.graph import (
     layer_calls,
 )
 
-_LAYER_KINDS: dict[type, str] = {
+# What each supported layer is in the graph.
+LAYER_KINDS: dict[type, str] = {
     keras.layers.InputLayer: "input",
     keras.layers.Conv2D: "conv",
     keras.layers.DepthwiseConv2D: "depthwise",
@@ -53,7 +55,6 @@ _LAYER_KINDS: dict[type, str] = {
 }
 # What these layers compute when nothing before them takes them in.
 _AFFINE_KINDS = ("batch_norm", "activation")
-SUPPORTED = ", ".join(sorted(cls.__name__ for cls in _LAYER_KINDS))
 
 
 def read_graph(model: keras.Model) -> Graph:
@@ -124,13 +125,13 @@ class _Reader:
         inputs = tuple(self.producer[id(tensor)] for tensor in call.input_tensors)
         if id(operation) in self._seen and getattr(layer, "weights", None):
             self.problems.append(f"Layer '{layer.name}' is called more than once (shared weights)")
-        elif id(operation) in self._seen and type(layer) in _LAYER_KINDS:
+        elif id(operation) in self._seen and type(layer) in LAYER_KINDS:
             name = self._unused(layer.name)
             layer = type(layer).from_config(layer.get_config() | {"name": name})
         self._seen.add(id(operation))
         self._names.add(name)
         shape = tuple(call.outputs[0].shape)
-        kind = _LAYER_KINDS.get(type(layer))
+        kind = LAYER_KINDS.get(type(layer))
         if kind is None:
             self.problems.append(f"Layer '{name}' ({type(layer).__name__}) is not supported")
             kind = "identity"
@@ -291,10 +292,12 @@ def _check(graph: Graph, problems: list[str]) -> None:
             problems.append(f"{node.label} {reason}")
     if problems:
         listed = "\n  - ".join(dict.fromkeys(problems))
+        supported = ", ".join(sorted(cls.__name__ for cls in LAYER_KINDS))
         raise ValueError(
             f"Model '{graph.name}' cannot be quantized:\n  - {listed}\n"
-            f"Supported layers: {SUPPORTED}. Replace these layers, or quantize the part of the "
-            "model without them."
+            f"Supported layers: {supported}. Replace these layers, or quantize the part of the "
+            "model without them, or say how layers of your own are computed in integers: "
+            "faq_keras.register(TheLayer, ...), see docs/custom_layers.md."
         )
 
 
@@ -306,6 +309,8 @@ def _why_not(node: Node, graph: Graph) -> str | None:
     rank = len(node.shape)
     if node.kind == "input" and node.name not in graph.outputs and not graph.consumers(node.name):
         return "is read by nothing that the model returns: build the model without this input"
+    if len(node.inputs) > 1 and node.kind not in LIST_KINDS:
+        return "reads several tensors: only additions and concatenations can"
     if node.kind == "affine" and rank not in (2, 4):
         return f"works on {rank} dimensions: flatten its input first"
     axis = getattr(layer, "axis", -1)

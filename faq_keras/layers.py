@@ -27,6 +27,7 @@ from faq_keras.plan import LayerPlan, PlanSettings, TensorSpec
 from faq_keras.quantize_configs import (
     AffineQuantizeConfig,
     KernelQuantizeConfig,
+    LayerQuantizeConfig,
     quantize_config,
 )
 
@@ -329,6 +330,35 @@ class QuantizedGlobalAveragePooling2D(QuantizedLayer):
         return y if pool.keepdims else tf.squeeze(y, axis=[1, 2])
 
 
+@register
+class QuantizedCustomLayer(QuantizedLayer):
+    """A user's own layer, computed and rounded as its quantize config says."""
+
+    quantize_config: LayerQuantizeConfig
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.quantize_config, LayerQuantizeConfig):
+            raise ValueError(
+                f"Layer '{self.name}' is one of your own ({self.plan.kind}): call "
+                "faq_keras.register for it before a model with it is loaded."
+            )
+
+    def build(self, input_shape: Any) -> None:
+        """Builds the user's layer."""
+        if not self.float_layers[0].built:
+            self.float_layers[0].build(input_shape)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape that the user's layer gives; it need not have this method itself."""
+        return self.float_layers[0].compute_output_spec(keras.KerasTensor(input_shape)).shape
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Any tensor that the user's layer takes."""
+        x = self.quantize_config.compute(self.float_layers[0], inputs)
+        return self.quantize_config.output_quantizer(x, training)
+
+
 # The quantized layer of each node kind of the graph.
 QUANTIZED_LAYERS: dict[str, type[QuantizedLayer]] = {
     "input": QuantizedInput,
@@ -341,4 +371,5 @@ QUANTIZED_LAYERS: dict[str, type[QuantizedLayer]] = {
     "add": QuantizedAdd,
     "average_pool": QuantizedAveragePooling2D,
     "global_pool": QuantizedGlobalAveragePooling2D,
+    "custom": QuantizedCustomLayer,
 }

@@ -29,6 +29,8 @@ from faq_keras.files import atomic_write
 from faq_keras.fixed_point import code_range
 
 FORMAT = "faq_keras.plan/1"
+# A user's own layer (`custom_layers`) has this and its registered name as its kind.
+CUSTOM_PREFIX = "custom:"
 # Kernels reckon with ratios of scales; beyond these no float32 holds them.
 EXPONENTS = range(-60, 61)
 
@@ -214,6 +216,11 @@ class LayerPlan:
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """`(tensor name, role, description)` of every tensor of the layer."""
+        if self.kernel and self.kind.startswith(CUSTOM_PREFIX):
+            how = f"{self.kernel.bits:>2} signed   from weights, by the layer's quantize config"
+            yield f"{self.name}/kernel", "kernel", how
+            yield self.name, self.kind.removeprefix(CUSTOM_PREFIX), str(self.output)
+            return
         if self.kernel:
             yield f"{self.name}/kernel", "kernel", str(self.kernel)
         if self.multiplier:

@@ -272,9 +272,7 @@ def make_plan(
                 kind=node.kind,
                 inputs=sources,
                 output=specs[node.name],
-                kernel=_kernel(bits[node.name].weights, policy)
-                if node.kind in KERNEL_KINDS
-                else None,
+                kernel=_kernel(bits[node.name].weights, policy) if _has_kernel(node) else None,
                 multiplier=_multiplier(node, policy),
             )
         )
@@ -345,6 +343,11 @@ def _logits_exponent(largest: float, bits: int) -> int:
     """The finest step at which the largest calibrated logit has a code: no saturated ties."""
     highest = code_range(bits, signed=True)[1]
     return ceil_log2(largest / (highest + 0.5))
+
+
+def _has_kernel(node: Node) -> bool:
+    """Whether it is a kernel layer, or a user's own layer that has weights."""
+    return node.kind in KERNEL_KINDS or (node.is_custom and bool(node.layers[0].weights))
 
 
 def _kernel(bits: int, policy: Policy) -> KernelSpec:

@@ -15,7 +15,7 @@ proof that its accumulator cannot overflow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -80,7 +80,7 @@ def lower(model: keras.Model, input_type: str = "int8", softmax: bool = False) -
 
 def _add_layer(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     """Adds what a layer computes; gives the name of its tensor."""
-    for cls, handler in _HANDLERS.items():
+    for cls, handler in HANDLERS.items():
         if isinstance(layer, cls):
             return handler(builder, layer, inputs)
     raise ValueError(
@@ -206,10 +206,26 @@ def _dense(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
 
 
 def _affine(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
-    """A 1x1 depthwise convolution; a vector becomes an image of one pixel for it."""
-    constants = layer_constants(layer, channel_axes=2)  # codes: [channels, 1, 1]
+    return channelwise(builder, layer, inputs[0], layer_constants(layer, channel_axes=2))
+
+
+def channelwise(builder: ProgramBuilder, layer: Any, source: str, constants: LayerConstants) -> str:
+    """Adds what multiplies every channel by a number of its own, and adds one.
+
+    A 1x1 depthwise convolution; a vector becomes an image of one pixel for it.
+
+    Args:
+        builder: The program so far.
+        layer: The quantized layer, which reads `[batch, height, width, channels]` or
+            `[batch, channels]`.
+        source: Name of the tensor that it reads.
+        constants: Codes `[channels, 1, 1]`, and bias and scale `[channels]`.
+
+    Returns:
+        The name of the tensor that it gives: the layer's.
+    """
     weights = np.moveaxis(constants.codes, 0, -1)[None]
-    source, shape = inputs[0], layer.output.shape
+    shape = layer.output.shape
     name, is_vector = layer.name, len(shape) == 2
     if is_vector:
         source = _reshape_to(builder, f"{layer.name}/pixel", source, (1, 1, shape[-1]))
@@ -365,12 +381,26 @@ def _layout(name: str, data: npt.NDArray[np.int32]) -> Tensor:
     )
 
 
-def _same(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
+def same(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     """Dropout and the float head: nothing to compute on the device."""
     return inputs[0]
 
 
-_HANDLERS: Mapping[type, Callable[[ProgramBuilder, Any, list[str]], str]] = {
+def _custom(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
+    result = CUSTOM_HANDLERS[layer.plan.kind](builder, layer, inputs)
+    if result != layer.name:
+        raise ValueError(
+            f"The lowering of layer '{layer.name}' ({layer.plan.kind}) gives the tensor "
+            f"'{result}': the tensor with the layer's result must have the layer's name, so that "
+            "it is compared with what Keras computes."
+        )
+    return result
+
+
+Handler = Callable[[ProgramBuilder, Any, list[str]], str]
+# Of users' own layers by kind, and of those that leave codes alone below: `custom_layers.register`.
+CUSTOM_HANDLERS: dict[str, Handler] = {}
+HANDLERS: dict[type, Handler] = {
     keras.layers.InputLayer: _input,
     quantized_layers.QuantizedInput: _quantized_input,
     quantized_layers.QuantizedConv2D: _conv,
@@ -382,13 +412,14 @@ _HANDLERS: Mapping[type, Callable[[ProgramBuilder, Any, list[str]], str]] = {
     quantized_layers.QuantizedAdd: _add,
     quantized_layers.QuantizedAveragePooling2D: _average_pool,
     quantized_layers.QuantizedGlobalAveragePooling2D: _global_pool,
+    quantized_layers.QuantizedCustomLayer: _custom,
     keras.layers.MaxPooling2D: _max_pool,
     keras.layers.ZeroPadding2D: _pad,
     keras.layers.Flatten: _reshape,
     keras.layers.Reshape: _reshape,
-    keras.layers.Dropout: _same,
-    keras.layers.SpatialDropout2D: _same,
-    keras.layers.Identity: _same,
-    keras.layers.Activation: _same,
-    keras.layers.Softmax: _same,
+    keras.layers.Dropout: same,
+    keras.layers.SpatialDropout2D: same,
+    keras.layers.Identity: same,
+    keras.layers.Activation: same,
+    keras.layers.Softmax: same,
 }

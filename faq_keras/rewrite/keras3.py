@@ -80,7 +80,8 @@ def quantized_layer(
         return QuantizedInput(
             plan[node.name], plan.settings, specs, layers, name=f"{node.name}_quantized"
         )
-    return QUANTIZED_LAYERS[node.kind](plan[node.name], specs, layers, name=node.name)
+    kind = "custom" if node.is_custom else node.kind
+    return QUANTIZED_LAYERS[kind](plan[node.name], specs, layers, name=node.name)
 
 
 def float_model(quantized: keras.Model) -> keras.Model:
