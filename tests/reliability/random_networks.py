@@ -20,7 +20,7 @@ layers = keras.layers
 
 # 1 is what training leaves; the batch normalization's statistics follow a kernel's magnitude.
 MAGNITUDES = (1.0, 1.0, 2.0**-8, 2.0**8, 1e-12, 1e12)
-KERNEL_STYLES = ("normal", "normal", "sparse", "outlier", "signs", "constant", "zero")
+KERNEL_STYLES = (*["normal"] * 5, *["sparse", "outlier", "signs"] * 2, "constant", "zero")
 BATCH_NORM_STYLES = ("lived-in", "negative", "zero gamma", "tiny gamma", "zero variance", "spread")
 INPUT_STYLES = ("normal", "positive", "constant", "tiny", "huge")
 
@@ -57,6 +57,7 @@ def random_networks(draw, most_steps: int = 5) -> RandomNetwork:
     growing.tensors = [growing.preprocessed(tensor) for tensor in inputs]
     for _ in range(draw(st.integers(1, most_steps))):
         growing.step()
+    growing.tensors = growing.tensors[len(inputs) :]
     outputs = [growing.head() for _ in range(draw(st.sampled_from((1, 1, 1, 2))))]
     used = frozenset().union(*(growing.sources[tensor.name] for tensor in outputs))
     inputs = [tensor for tensor in inputs if tensor.name in used]
@@ -76,6 +77,8 @@ class _Growing:
         self.log: list[str] = []
         self.tensors: list = []
         self.sources: dict[str, frozenset[str]] = {}  # the inputs that each tensor depends on
+        self.kernel_before: dict[str, str] = {}  # batch normalization -> its kernel layer
+        self.magnitudes: dict[str, float] = {}  # of kernels, by layer
 
     def choose(self, *values):
         return self.draw(st.sampled_from(values))
@@ -210,16 +213,17 @@ class _Growing:
     def finish(self, x, layer):
         """A batch normalization and a ReLU behind a kernel, or not."""
         if self.choose(True, True, False):
-            x = self.batch_norm(x)
+            x = self.batch_norm(x, layer.name)
         return self.relu(x) if self.choose(True, True, False) else x
 
-    def batch_norm(self, x):
+    def batch_norm(self, x, kernel_layer: str = ""):
         options = {
             "scale": self.choose(True, True, False),
             "center": self.choose(True, True, False),
         }
-        epsilon = self.choose(1e-3, 1e-5)
-        return self.apply(layers.BatchNormalization(epsilon=epsilon, **options), x)
+        norm = layers.BatchNormalization(epsilon=self.choose(1e-3, 1e-5), **options)
+        self.kernel_before[norm.name] = kernel_layer
+        return self.apply(norm, x)
 
     def relu(self, x):
         form = self.choose("layer", "layer", "relu6", "activation", "operation")
@@ -240,7 +244,7 @@ class _Growing:
     def residual(self, x):
         """A branch that is added to what it reads."""
         conv = layers.Conv2D(x.shape[-1], self.pair(1, 3), padding="same", use_bias=False)
-        branch = self.batch_norm(self.apply(conv, x))
+        branch = self.batch_norm(self.apply(conv, x), conv.name)
         total = self.apply(layers.Add(), branch, x)
         return self.relu(total) if self.choose(True, False) else total
 
@@ -297,6 +301,7 @@ class _Growing:
         elif isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D, layers.Dense)):
             style, magnitude = self.choose(*KERNEL_STYLES), self.choose(*MAGNITUDES)
             self.log.append(f"kernel of {layer.name}: {style}, times {magnitude:g}")
+            self.magnitudes[layer.name] = magnitude
             layer.kernel.assign(_kernel(style, layer.kernel.shape, rng) * magnitude)
             if layer.use_bias:
                 layer.bias.assign(rng.normal(0.1, 0.3, layer.bias.shape) * magnitude)
@@ -315,8 +320,9 @@ class _Growing:
             variance = np.where(some, 0.0, variance)
         elif style == "spread":
             variance = variance * 2.0 ** rng.integers(-12, 12, channels)
-        layer.moving_mean.assign(mean)
-        layer.moving_variance.assign(variance)
+        magnitude = self.magnitudes.get(self.kernel_before[layer.name], 1.0)
+        layer.moving_mean.assign(mean * magnitude)
+        layer.moving_variance.assign(variance * magnitude**2)
         if layer.scale:
             layer.gamma.assign(gamma)
         if layer.center:
