@@ -218,7 +218,10 @@ class QuantizedConv2D(QuantizedKernelLayer):
     def accumulate(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """`[batch, height, width, in]` and `[height, width, in / groups, out]`."""
         conv = self.kernel_layer
-        convolve = tf.nn.conv2d if conv.groups == 1 else arithmetic.grouped_conv2d
+        # TensorFlow's own kernel (oneDNN) has no groups, and is wrong for a single channel with
+        # different strides where one column comes out (`docs/reliability.md`).
+        odd = inputs.shape[-1] == 1 and len(set(conv.strides)) > 1
+        convolve = arithmetic.grouped_conv2d if conv.groups > 1 or odd else tf.nn.conv2d
         return convolve(
             inputs, kernel, conv.strides, conv.padding.upper(), dilations=conv.dilation_rate
         )

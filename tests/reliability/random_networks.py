@@ -173,8 +173,6 @@ class _Growing:
             dilations = self.dilations(x, size, padding)
         groups = self.choose(*[n for n in range(1, channels + 1) if channels % n == 0])
         filters = groups * self.number(1, 4)
-        if channels == filters == 1:  # TensorFlow's oneDNN kernel is wrong there: reliability.md
-            strides = strides[0], strides[0]
         conv = layers.Conv2D(
             filters, size, strides, padding, dilation_rate=dilations,
             groups=groups, use_bias=self.choose(False, True), activation=self.inner_activation(),
