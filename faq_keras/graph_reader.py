@@ -309,7 +309,7 @@ def _why_not(node: Node, graph: Graph) -> str | None:
     rank = len(node.shape)
     if node.kind == "input" and node.name not in graph.outputs and not graph.consumers(node.name):
         return "is read by nothing that the model returns: build the model without this input"
-    if len(node.inputs) > 1 and node.kind not in LIST_KINDS:
+    if len(node.inputs) > 1 and node.kind not in LIST_KINDS and type(layer) in LAYER_KINDS:
         return "reads several tensors: only additions and concatenations can"
     if node.kind == "affine" and rank not in (2, 4):
         return f"works on {rank} dimensions: flatten its input first"

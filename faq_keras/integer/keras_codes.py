@@ -25,6 +25,8 @@ from faq_keras.integer.program import IntegerProgram, Tensor
 class KerasCodes:
     """What a quantized model computes in inference, as the integers of a program's tensors.
 
+    A model whose user has set `run_eagerly` is computed eagerly.
+
     Args:
         model: The quantized model.
         program: Its lowering.

@@ -25,8 +25,8 @@ import numpy.typing as npt
 from faq_keras import layers as quantized_layers
 from faq_keras.fixed_point import code_range
 from faq_keras.graph import layer_calls
-from faq_keras.integer import limits
-from faq_keras.integer.builder import ProgramBuilder, activation_tensor
+from faq_keras.integer import limits, pools
+from faq_keras.integer.builder import ProgramBuilder, activation_tensor, layout_tensor
 from faq_keras.integer.constants import LayerConstants, layer_constants
 from faq_keras.integer.program import IntegerProgram, Tensor
 from faq_keras.rewrite.keras3 import plan_of
@@ -228,14 +228,14 @@ def channelwise(builder: ProgramBuilder, layer: Any, source: str, constants: Lay
     shape = layer.output.shape
     name, is_vector = layer.name, len(shape) == 2
     if is_vector:
-        source = _reshape_to(builder, f"{layer.name}/pixel", source, (1, 1, shape[-1]))
+        source = builder.reshape(f"{layer.name}/pixel", source, (1, 1, shape[-1]))
         name, shape = f"{layer.name}/affine", (None, 1, 1, shape[-1])
     output = activation_tensor(name, shape, layer.plan.output)
     result = _kernel_layer(
         builder, layer, source, constants, weights, 3, "depthwise_conv_2d", output,
         strides=(1, 1), dilations=(1, 1), padding="valid", depth_multiplier=1,
     )  # fmt: skip
-    return _reshape_to(builder, layer.name, result, (shape[-1],)) if is_vector else result
+    return builder.reshape(layer.name, result, (shape[-1],)) if is_vector else result
 
 
 def _concat(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
@@ -276,82 +276,15 @@ def _add(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     return builder.op("add", layer.name, inputs, builder.tensor(output), activation=activation)
 
 
-def _average_pool(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
-    output = builder.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
-    return builder.op(
-        "average_pool_2d", layer.name, inputs, output, **_window(layer.float_layers[0])
-    )
-
-
-def _global_pool(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
-    """MEAN where all runtimes agree on it, else a depthwise convolution with ones."""
-    _, height, width, channels = layer.input.shape
-    keepdims = layer.float_layers[0].keepdims
-    read, step = builder.tensors[inputs[0]], layer.plan.output.step
-    ones = np.ones((channels, height * width), np.int8)
-    builder.bound(layer, inputs[0], ones, np.zeros(channels, np.int64))
-    if not limits.has_exact_mean(height * width, read.scale[0], step):
-        return _pool_with_ones(builder, layer, inputs[0])
-    name = f"{layer.name}/pooled" if keepdims else layer.name
-    pooled = builder.tensor(activation_tensor(name, (None, channels), layer.plan.output))
-    axes = builder.tensor(_layout(f"{layer.name}/axes", np.array([1, 2], np.int32)))
-    result = builder.op("mean", layer.name, [inputs[0], axes], pooled)
-    return _reshape_to(builder, layer.name, result, (1, 1, channels)) if keepdims else result
-
-
-def _pool_with_ones(builder: ProgramBuilder, layer: Any, source: str) -> str:
-    """A depthwise convolution with ones of scale 1/area, whose rounding is known everywhere."""
-    _, height, width, channels = layer.input.shape
-    scale, input_scale = float(np.float32(1.0 / (height * width))), builder.tensors[source].scale[0]
-    kernel = Tensor(
-        f"{layer.name}/ones", (1, height, width, channels), "int8", (scale,) * channels, 0, 3, 8,
-        1, 1, np.ones((1, height, width, channels), np.int8),
-    )  # fmt: skip
-    bias = Tensor(
-        f"{layer.name}/bias", (channels,), "int32", (input_scale * scale,) * channels, 0, 0,
-        32, 0, 0, np.zeros(channels, np.int32),
-    )  # fmt: skip
-    keepdims = layer.float_layers[0].keepdims
-    name = layer.name if keepdims else f"{layer.name}/pooled"
-    pooled = activation_tensor(name, (None, 1, 1, channels), layer.plan.output)
-    limits.check_multipliers(layer.name, np.array([input_scale * scale / pooled.scale[0]]))
-    result = builder.op(
-        "depthwise_conv_2d", layer.name,
-        [source, builder.tensor(kernel), builder.tensor(bias)], builder.tensor(pooled),
-        strides=(1, 1), dilations=(1, 1), padding="valid", activation=None, depth_multiplier=1,
-    )  # fmt: skip
-    return result if keepdims else _reshape_to(builder, layer.name, result, (channels,))
-
-
-def _window(pool: Any) -> dict[str, Any]:
-    return {
-        "pool_size": tuple(pool.pool_size),
-        "strides": tuple(pool.strides),
-        "padding": pool.padding,
-    }
-
-
-def _max_pool(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
-    output = builder.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
-    return builder.op("max_pool_2d", layer.name, inputs, output, **_window(layer))
-
-
 def _pad(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     paddings = np.array([(0, 0), *layer.padding, (0, 0)], np.int32)
-    constant = builder.tensor(_layout(f"{layer.name}/paddings", paddings))
+    constant = builder.tensor(layout_tensor(f"{layer.name}/paddings", paddings))
     output = builder.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
     return builder.op("pad", layer.name, [inputs[0], constant], output)
 
 
 def _reshape(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
-    return _reshape_to(builder, layer.name, inputs[0], tuple(layer.output.shape[1:]))
-
-
-def _reshape_to(builder: ProgramBuilder, name: str, source: str, shape: tuple[int, ...]) -> str:
-    target = np.array((-1, *shape), np.int32)
-    constant = builder.tensor(_layout(f"{name}/shape", target))
-    output = builder.like(source, name, (None, *shape))
-    return builder.op("reshape", name, [source, constant], output, shape=(-1, *shape))
+    return builder.reshape(layer.name, inputs[0], tuple(layer.output.shape[1:]))
 
 
 def _softmax(builder: ProgramBuilder, logits: str) -> str:
@@ -371,14 +304,6 @@ def _softmax(builder: ProgramBuilder, logits: str) -> str:
         lowest=0 if wide else -128,
     )
     return builder.op("softmax", logits, [logits], builder.tensor(output))
-
-
-def _layout(name: str, data: npt.NDArray[np.int32]) -> Tensor:
-    """A constant that says where codes go: paddings, a shape."""
-    int32 = np.iinfo(np.int32)
-    return Tensor(
-        name, data.shape, "int32", bits=32, lowest=int32.min, highest=int32.max, data=data
-    )
 
 
 def same(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
@@ -410,10 +335,10 @@ HANDLERS: dict[type, Handler] = {
     quantized_layers.QuantizedConcatenate: _concat,
     quantized_layers.QuantizedRequantize: _requantize,
     quantized_layers.QuantizedAdd: _add,
-    quantized_layers.QuantizedAveragePooling2D: _average_pool,
-    quantized_layers.QuantizedGlobalAveragePooling2D: _global_pool,
+    quantized_layers.QuantizedAveragePooling2D: pools.average_pool,
+    quantized_layers.QuantizedGlobalAveragePooling2D: pools.global_pool,
     quantized_layers.QuantizedCustomLayer: _custom,
-    keras.layers.MaxPooling2D: _max_pool,
+    keras.layers.MaxPooling2D: pools.max_pool,
     keras.layers.ZeroPadding2D: _pad,
     keras.layers.Flatten: _reshape,
     keras.layers.Reshape: _reshape,
