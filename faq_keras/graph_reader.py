@@ -18,6 +18,7 @@ from typing import Any
 
 import keras
 
+from faq_keras.compat import is_tf_keras
 from faq_keras.graph import (
     HEAD_KIND,
     KERNEL_KINDS,
@@ -67,6 +68,11 @@ def read_graph(model: keras.Model) -> Graph:
         ValueError: If the model has no graph (subclassed), is not built, or contains something that
             cannot be quantized: every such layer is listed.
     """
+    if is_tf_keras(model):
+        raise ValueError(
+            f"Model '{model.name}' belongs to tf_keras (Keras 2): read the graph of its Keras 3 "
+            "twin, faq_keras.rewrite.bridge.to_keras3(model)."
+        )
     functional = functional_of(model)
     reader = _Reader()
     reader.visit(functional)

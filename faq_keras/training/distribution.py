@@ -25,6 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from faq_keras.compat import keras_of
 from faq_keras.training.interruption import StopRequest
 from faq_keras.workers import place, team
 
@@ -99,9 +100,10 @@ def cluster_from_environment() -> tuple[int, int]:
         ) from error
     worker, workers = place(cluster, task, index)
     if workers < 2 or not set(cluster.jobs) <= {"chief", "worker"}:
+        kinds = ", ".join(sorted(cluster.jobs))
         raise ValueError(
-            f"TF_CONFIG names {workers} task(s) of the kinds {', '.join(sorted(cluster.jobs))}; training "
-            f"needs two or more of the kinds chief and worker. Expected: {_TF_CONFIG}."
+            f"TF_CONFIG names {workers} task(s) of the kinds {kinds}; training needs two or more "
+            f"of the kinds chief and worker. Expected: {_TF_CONFIG}."
         )
     return worker, workers
 
@@ -119,7 +121,7 @@ def check_batch_size(batch_size: int, devices: int) -> None:
         )
 
 
-def synchronize(model: keras.Model) -> None:
+def synchronize(model: Any) -> None:
     """Makes Keras' own batch normalizations use the statistics of the whole batch, too.
 
     It is Keras' `synchronized=True`, which is saved with the model and changes nothing where there
@@ -127,7 +129,7 @@ def synchronize(model: keras.Model) -> None:
     """
     if model.distribute_strategy.num_replicas_in_sync > 1:
         for layer in model._flatten_layers():
-            if isinstance(layer, keras.layers.BatchNormalization):
+            if isinstance(layer, keras_of(layer).layers.BatchNormalization):
                 layer.synchronized = True
 
 
