@@ -350,8 +350,8 @@ class QuantizedCustomLayer(QuantizedLayer):
         super().__init__(*args, **kwargs)
         if not isinstance(self.quantize_config, LayerQuantizeConfig):
             raise ValueError(
-                f"Layer '{self.name}' is one of your own ({self.plan.kind}): call faq_keras.register "
-                "for it before a model with it is loaded."
+                f"Layer '{self.name}' is one of your own ({self.plan.kind}): call "
+                "faq_keras.register for it before a model with it is loaded."
             )
 
     def build(self, input_shape: Any) -> None:
