@@ -3,11 +3,13 @@
 pipeline = pipeline_of(config)
 experiment = experiment_of(config, pipeline)
 plain(config)                         # as JSON types, for config.json
+trained(config, "runs/first")         # all of it: what `faq train` does
 """
 
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import keras
@@ -22,7 +24,7 @@ from faq_keras.data.records import Source, indexed
 from faq_keras.data.sources import load_source
 from faq_keras.data.transforms import transform
 from faq_keras.policy import Policy, check_bits
-from faq_keras.training.experiment import Experiment
+from faq_keras.training.experiment import Experiment, run
 from faq_keras.training.recipes import Recipe
 from faq_keras.training.schedules import Exponential
 
@@ -135,6 +137,30 @@ def experiment_of(config: ConfigDict, data: Pipeline) -> Experiment:
         checkpoint_steps=config.checkpoint_steps,
         expected_float_accuracy=config.expected_float_accuracy,
     )
+
+
+def trained(
+    config: ConfigDict, workdir: str | os.PathLike[str], resume: bool = False
+) -> dict[str, Any]:
+    """Runs a configuration in a folder, as `faq_keras.training.experiment.run` does.
+
+    Returns:
+        What it reports.
+
+    Raises:
+        ValueError: Configuration, data, network or folder cannot be used; the training diverged.
+        Interrupted: A signal asked to stop; the run can be resumed.
+    """
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(config.seed)
+    data = pipeline_of(config)
+    experiment = experiment_of(config, data)
+    print(
+        f"Data: {data.source.name} from {data.source.place}: {data.train_images:,} training and "
+        f"{data.validation_images:,} validation images, {data.classes} classes."
+    )
+    return run(experiment, os.fspath(workdir), plain(config), resume)
 
 
 def network_of(config: ConfigDict, data: Pipeline, checked: bool = True) -> keras.Model:

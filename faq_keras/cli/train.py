@@ -2,7 +2,7 @@
 
 Runs the experiment of a configuration: evaluates the float network, quantizes it with calibration,
 fine-tunes it by the recipe. DIR gets config.json, plan.json, metrics.jsonl, tensorboard/,
-checkpoints/ (last.npz, best.keras), model.keras and report.json.
+checkpoints/ (last.npz, best.keras), model.keras and result.json.
 
 A run that was stopped or killed goes on with --resume, bit for bit as if it had not been; with
 --resume and nothing to go on with, it begins. --dry_run builds everything, prints plan, schedule
@@ -17,13 +17,10 @@ import logging
 import sys
 from typing import Any
 
-import keras
-import tensorflow as tf
 from absl import flags
 
 from faq_keras.cli import common, experiments
 from faq_keras.cli.config_flag import ConfigFlags
-from faq_keras.training.experiment import run
 from faq_keras.training.interruption import Interrupted
 
 FLAGS = ConfigFlags(__name__)
@@ -53,17 +50,8 @@ def main(arguments: list[str]) -> int:
     if _PLOT.value:
         raise ValueError("--plot goes with --dry_run.")
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
-    keras.utils.set_random_seed(config.seed)
-    data = experiments.pipeline_of(config)
-    experiment = experiments.experiment_of(config, data)
-    print(
-        f"Data: {data.source.name} from {data.source.place}: {data.train_images:,} training and "
-        f"{data.validation_images:,} validation images, {data.classes} classes."
-    )
     try:
-        report = run(experiment, _WORKDIR.value, experiments.plain(config), _RESUME.value)
+        report = experiments.trained(config, _WORKDIR.value, _RESUME.value)
     except Interrupted as stop:
         print(f"faq train: {stop}", file=sys.stderr)
         return 128 + stop.signal

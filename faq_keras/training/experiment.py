@@ -6,7 +6,7 @@
 The float network is pretrained (if asked to) and evaluated, quantized with calibration, trained by
 the recipe and evaluated again. The folder gets `config.json`, `start.keras` (the network before its
 first step), `plan.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `model.keras` and
-`report.json`. Each of these appears whole, so a run that was killed goes on wherever it was.
+`result.json`. Each of these appears whole, so a run that was killed goes on wherever it was.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from faq_keras.training.recipes import Recipe
 from faq_keras.training.trainer import jit_compile, save_result
 from faq_keras.training.uncalibrated import uncalibrated_plan
 from faq_keras.training.watch import LayerWatch, first_not_finite_output
-from faq_keras.training.workdir import CONFIG, REPORT, claim, locked, read_json, write_json
+from faq_keras.training.workdir import CONFIG, RESULT, claim, locked, read_json, write_json
 
 START, MODEL, METRICS, EVENTS = "start.keras", "model.keras", "metrics.jsonl", "tensorboard"
 PRETRAINING = "pretraining"
@@ -117,7 +117,7 @@ def run(
         record_recipe(model, experiment.recipe.name)
         save_result(model, folder)
         report = _report_of(folder) | {"status": "finished"} | _result(folder)
-        write_json(folder / REPORT, report)
+        write_json(folder / RESULT, report)
     return report
 
 
@@ -140,7 +140,7 @@ def _result(folder: Path) -> dict[str, Any]:
 
 
 def _report_of(folder: Path) -> dict[str, Any]:
-    return read_json(folder / REPORT) if (folder / REPORT).exists() else {}
+    return read_json(folder / RESULT) if (folder / RESULT).exists() else {}
 
 
 def _prepare(experiment: Experiment, folder: Path) -> None:
@@ -163,7 +163,7 @@ def _prepare(experiment: Experiment, folder: Path) -> None:
         plan.save(folder / "plan.json")
         report |= {"quantized": evaluated(model, experiment.data), "plan": plan.hash}
     _save_model(model, folder / START)
-    write_json(folder / REPORT, report)  # last: says that the start is complete
+    write_json(folder / RESULT, report)  # last: says that the start is complete
 
 
 def _float_network(experiment: Experiment, folder: Path) -> keras.Model:
