@@ -9,7 +9,7 @@ The command line is `faq --help`.
 
 from importlib import metadata as _metadata
 
-from faq_keras import converters, tflite
+from faq_keras import converters, diagnostics, tflite
 from faq_keras.deployment import export_onnx, export_tflite, verify
 from faq_keras.integer.parity_report import ParityError
 from faq_keras.plan import QuantPlan
@@ -24,6 +24,7 @@ __all__ = [
     "QuantPlan",
     "apply",
     "converters",
+    "diagnostics",
     "export_onnx",
     "export_tflite",
     "fine_tune",

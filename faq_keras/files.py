@@ -7,6 +7,8 @@ middle) sees the old file or the new one, never a half:
     with atomic_write("model.tflite") as partial:
         partial.write_bytes(content)      # any way of writing to this path will do
     # here model.tflite is complete and on the disk; after an exception it is what it was before
+
+Logs, which grow line by line, are the exception: `append_line` and `drop_torn_line`.
 """
 
 from __future__ import annotations
@@ -49,6 +51,29 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         partial.unlink(missing_ok=True)  # gone already after a successful rename
     _flush(target.parent)
+
+
+def append_line(path: str | os.PathLike[str], line: str) -> None:
+    """Appends a line to a log, which is on the disk when this returns; makes the file if needed.
+
+    Args:
+        path: The log.
+        line: The text without its line feed.
+    """
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def drop_torn_line(path: str | os.PathLike[str]) -> None:
+    """Cuts off a last line without a line feed, which a kill left behind, if the log exists."""
+    log = Path(path)
+    if log.exists():
+        content = log.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(log, whole)
 
 
 def _create_partial(target: Path, shown: str) -> Path:

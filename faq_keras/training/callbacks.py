@@ -22,6 +22,8 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from faq_keras.files import append_line, drop_torn_line
+
 
 class LearningRate(keras.callbacks.LearningRateScheduler):
     """Sets the optimizer's learning rate at the start of each epoch, and logs it.
@@ -114,11 +116,7 @@ class MetricsLog(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Drops a torn last line."""
-        if self.path.exists():
-            content = self.path.read_bytes()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                os.truncate(self.path, whole)
+        drop_torn_line(self.path)
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Starts the clock."""
@@ -136,10 +134,7 @@ class MetricsLog(keras.callbacks.Callback):
             line[key] = float(value) if math.isfinite(float(value)) else None
         if self.layers is not None and self.layers.latest:
             line["layers"] = self.layers.latest
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path, json.dumps(line, allow_nan=False))
 
 
 class TrainingDivergedError(ValueError):
