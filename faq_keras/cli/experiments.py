@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -23,7 +24,9 @@ from faq_keras.data.preparation import CorruptImages
 from faq_keras.data.records import Source, indexed
 from faq_keras.data.sources import load_source
 from faq_keras.data.transforms import transform
+from faq_keras.diagnostics import GradientNoise
 from faq_keras.policy import Policy, check_bits
+from faq_keras.report.runs import NOISE
 from faq_keras.training.experiment import Experiment, run
 from faq_keras.training.recipes import Recipe
 from faq_keras.training.schedules import Exponential
@@ -136,6 +139,7 @@ def experiment_of(config: ConfigDict, data: Pipeline) -> Experiment:
         rate_per=config.learning_rate_per,
         checkpoint_steps=config.checkpoint_steps,
         expected_float_accuracy=config.expected_float_accuracy,
+        callbacks=lambda folder: _diagnostics(config, folder),
     )
 
 
@@ -167,6 +171,11 @@ def network_of(config: ConfigDict, data: Pipeline, checked: bool = True) -> kera
     """The float network behind its normalization; takes pixels 0..255."""
     network = networks.build(config.model, config.weights, data.classes, data.input_shape, checked)
     return networks.normalized(network, config.data.mean, config.data.std)
+
+
+def _diagnostics(config: ConfigDict, folder: Path) -> list[keras.callbacks.Callback]:
+    every = config.gradient_noise_steps
+    return [GradientNoise(folder / NOISE, every)] if every else []
 
 
 def _bits(config: ConfigDict) -> int | tuple[int, int] | None:

@@ -12,7 +12,6 @@ the style sheet, so that one SVG serves both themes; in a file of its own it kee
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ import matplotlib
 from cycler import cycler
 from matplotlib.figure import Figure
 
+from faq_keras.diagnostics import plots
 from faq_keras.files import atomic_write
 
 INK, GRID, ALARM = "#1b1f24", "#d0d7de", "#c62828"
@@ -36,10 +36,12 @@ SERIES = (
     "#007a8a",
     "#a33b1f",
 )
-"""Colours with a contrast of at least 4.5 on white; `page.html` has twins for dark pages."""
+"""Colours with a contrast of at least 4.5 on white; `page.css` has twins for dark pages."""
+
+PAGE = plots.Style(text=INK, grid=GRID, series=SERIES)
+"""The same for `faq_keras.diagnostics.plots`."""
 
 STYLE = {
-    "svg.fonttype": "none",  # text stays text
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": INK,
@@ -79,7 +81,9 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> str:
         title: Its title, for screen readers.
         description: What it shows, for screen readers.
     """
-    root = _elements(figure, transparent=True)
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", _XLINK)
+    root = ElementTree.fromstring(plots.svg(figure))
     for element in list(root):
         if element.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}title"):
             root.remove(element)
@@ -105,15 +109,6 @@ def save(figure: Figure, path: Path) -> None:
         matplotlib.rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none"}),
     ):
         figure.savefig(partial, dpi=110, facecolor="white", metadata=metadata)
-
-
-def _elements(figure: Figure, transparent: bool) -> ElementTree.Element:
-    ElementTree.register_namespace("", _SVG)
-    ElementTree.register_namespace("xlink", _XLINK)
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "faq_keras", "svg.fonttype": "none"}):
-        figure.savefig(text, format="svg", transparent=transparent, metadata={"Date": None})
-    return ElementTree.fromstring(text.getvalue())
 
 
 def _prefix_ids(root: ElementTree.Element, prefix: str) -> None:

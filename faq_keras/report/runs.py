@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from faq_keras.plan import QuantPlan
+from faq_keras.training.experiment import METRICS
+from faq_keras.training.workdir import CONFIG, RESULT
 
-CONFIG, RESULT, PLAN = "config.json", "result.json", "plan.json"
-METRICS, NOISE = "metrics.jsonl", "gradient_noise.jsonl"
-START, MODEL = "start.keras", "model.keras"
-PRETRAINING = "pretraining"
+PLAN, NOISE = "plan.json", "gradient_noise.jsonl"
 _MARKS = (CONFIG, METRICS)  # a folder with one of these is a run
 _DEPTH = 4  # of folders below the one that was named
 

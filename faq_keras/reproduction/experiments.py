@@ -21,9 +21,8 @@ from faq_keras.reproduction.scales import SCALES, STANDARD, Scale, config_named
 FULL = "full"
 PRETRAINED = "pretrained"
 NOISE_BITS = (8, 4, 2)
-# Figure 1 is drawn "after several hundred iterations": one epoch of a small task, part of one of
-# ImageNet.
-NOISE_STEPS = 20
+NOISE_STEPS = 100
+"""Updates per record of the gradient noise."""
 
 
 @dataclasses.dataclass(frozen=True)

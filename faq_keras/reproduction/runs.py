@@ -92,6 +92,11 @@ class Runs:
         return [self._outcome(row, seed) for seed in self._seeds_of(row)]
 
     @property
+    def shown(self) -> list[Row]:
+        """The rows of the table."""
+        return [row for row in self.rows if row.shown]
+
+    @property
     def failed(self) -> bool:
         """Whether a run of this call failed."""
         return bool(self._failures)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Experiment:
         rate_per: "epoch" or "step": how often the learning rate is set.
         checkpoint_steps: Batches between two checkpoints.
         expected_float_accuracy: Accuracy (0..1) the float network is known to have, or None.
+        callbacks: Gives more callbacks for the training in a folder (not for the pretraining).
     """
 
     network: Callable[[], keras.Model]
@@ -77,6 +78,7 @@ class Experiment:
     rate_per: str = "epoch"
     checkpoint_steps: int = 1000
     expected_float_accuracy: float | None = None
+    callbacks: Callable[[Path], Sequence[keras.callbacks.Callback]] = lambda folder: ()
 
 
 def run(
@@ -113,7 +115,8 @@ def run(
             except BaseException:
                 _forget(folder)
                 raise
-        model = _trained(experiment, experiment.recipe, folder)
+        more = experiment.callbacks(folder)
+        model = _trained(experiment, experiment.recipe, folder, more)
         record_recipe(model, experiment.recipe.name)
         save_result(model, folder)
         report = _report_of(folder) | {"status": "finished"} | _result(folder)
@@ -289,7 +292,12 @@ def warn_of_preprocessing(accuracy: float, experiment: Experiment) -> None:
         )
 
 
-def _trained(experiment: Experiment, recipe: Recipe, folder: Path) -> keras.Model:
+def _trained(
+    experiment: Experiment,
+    recipe: Recipe,
+    folder: Path,
+    more: Sequence[keras.callbacks.Callback] = (),
+) -> keras.Model:
     """The network of the folder's `start.keras` after the recipe, or what is left of it.
 
     It is always read from the file, with the seed set, so that a run that is resumed before its
@@ -310,6 +318,7 @@ def _trained(experiment: Experiment, recipe: Recipe, folder: Path) -> keras.Mode
         MetricsLog(folder / METRICS, layers=watch),
         keras.callbacks.TensorBoard(str(folder / EVENTS), write_graph=False),
         Progress(recipe.epochs, steps, data.batch_size),
+        *more,
     ]
     loop = Loop(model, data, recipe, folder, experiment.checkpoint_steps, callbacks)
     with data.corrupt.named():
