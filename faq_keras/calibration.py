@@ -64,7 +64,7 @@ def calibrate(
             model's input.
     """
     shapes = {name: tuple(graph[name].layers[0].batch_shape) for name in graph.inputs}
-    forward = _forward(graph, list(percentile))
+    forward = float_forward(graph, list(percentile))
     ranges: dict[str, Range] = {}
     for batch in input_batches(data, batches, shapes, "calibration"):
         for name, measured in _measure_batch(forward, batch, percentile).items():
@@ -72,8 +72,8 @@ def calibrate(
     return ranges
 
 
-def _forward(graph: Graph, taps: list[str]) -> Any:
-    """A compiled function from a chunk of inputs to the tapped tensors."""
+def float_forward(graph: Graph, taps: list[str]) -> Any:
+    """A compiled function from inputs by name to the float tensors of these nodes, by name."""
 
     @tf.function(reduce_retracing=True, jit_compile=False)
     def forward(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

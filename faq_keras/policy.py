@@ -33,7 +33,7 @@ from faq_keras.plan import (
 # EfficientNet-Lite0 falls to 8 % top-1 before fine-tuning, with this to 56 %.
 _FINER_STEPS = 8
 
-Bits = int | tuple[int, int]
+Bits = int | tuple[int | None, int | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Policy:
         first_last_bits: Bits of the first and the last layers' weights and of the last ReLU's
             output.
         overrides: Bits by layer name or regular expression (the whole name must match): an int for
-            weights and activations, or `(weight_bits, activation_bits)`. They win over every other
-            rule; the last match counts.
+            weights and activations, or `(weight_bits, activation_bits)`, of which one may be None:
+            what the other rules say. They win over every other rule; the last match counts.
         bn_exponent: "per_channel" (each channel's multiplier has all its 8 bits), "calibrated" (one
             per layer, from the largest pretrained multiplier), "paper" (-4, section 3.1.1, which
             rounds multipliers below 1/32 to zero), or a fixed exponent for all.
@@ -67,7 +67,8 @@ class Policy:
         check_bits(self.first_last_bits, "first_last_bits")
         for name, bits in self.overrides.items():
             for value in bits if isinstance(bits, tuple) else (bits,):
-                check_bits(value, f"the override of '{name}'")
+                if value is not None or bits == (None, None):
+                    check_bits(value, f"the override of '{name}'")
         if self.bn_exponent not in ("per_channel", "calibrated", "paper") and not isinstance(
             self.bn_exponent, int
         ):
@@ -124,14 +125,21 @@ def layer_bits(graph: Graph, settings: PlanSettings, policy: Policy) -> dict[str
                 f"The policy override '{pattern}' matches no quantized layer; there are: "
                 f"{', '.join(bits)}."
             )
-        weights, activations = value if isinstance(value, tuple) else (value, value)
-        bits.update({name: LayerBits(weights, activations) for name in names})
+        bits.update({name: _overridden(bits[name], value) for name in names})
     for grid in set(common_grids(graph).values()):
         unsigned = [name for name in grid if not graph.is_signed(graph[name])]
         most = max((bits[name].activations for name in unsigned), default=0)
         for name in unsigned:
             bits[name] = dataclasses.replace(bits[name], activations=most)
     return bits
+
+
+def _overridden(bits: LayerBits, override: Bits) -> LayerBits:
+    weights, activations = override if isinstance(override, tuple) else (override, override)
+    return LayerBits(
+        bits.weights if weights is None else weights,
+        bits.activations if activations is None else activations,
+    )
 
 
 def common_grids(graph: Graph) -> dict[str, tuple[str, ...]]:

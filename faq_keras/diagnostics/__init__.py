@@ -10,13 +10,27 @@ Pictures of them: `faq_keras.diagnostics.plots`, which imports matplotlib and is
 imported here.
 """
 
+from faq_keras.diagnostics.activation_statistics import (
+    ActivationStatistics,
+    TensorStatistics,
+    activation_statistics,
+)
 from faq_keras.diagnostics.gradient_noise import GradientNoise, NoiseRecord, read_records
+from faq_keras.diagnostics.mixed_policy import suggest_policy
+from faq_keras.diagnostics.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from faq_keras.diagnostics.weight_distance import WeightSimilarity, weight_similarity
 
 __all__ = [
+    "ActivationStatistics",
     "GradientNoise",
+    "LayerSensitivity",
     "NoiseRecord",
+    "Sensitivity",
+    "TensorStatistics",
     "WeightSimilarity",
+    "activation_statistics",
     "read_records",
+    "sensitivity",
+    "suggest_policy",
     "weight_similarity",
 ]

@@ -52,7 +52,7 @@ def quantize_model(model: keras.Model, graph: Graph, plan: QuantPlan) -> keras.M
         ]
         if node.name not in plan:
             return layers[0](inputs[0])
-        layer = _quantized_layer(node, plan, layers)
+        layer = quantized_layer(node, plan, layers)
         return layer(inputs if node.kind in LIST_KINDS else inputs[0])
 
     values = evaluate(graph, symbolic, call)
@@ -64,9 +64,16 @@ def quantize_model(model: keras.Model, graph: Graph, plan: QuantPlan) -> keras.M
     return quantized
 
 
-def _quantized_layer(
+def quantized_layer(
     node: Node, plan: QuantPlan, layers: list[keras.layers.Layer]
 ) -> QuantizedLayer:
+    """The quantized layer of a node.
+
+    Args:
+        node: The node.
+        plan: A plan with its entry and those of what it reads.
+        layers: The float layers that it is to hold: the node's own, or copies of them.
+    """
     specs = plan.input_specs(node.name)
     if node.kind == "input":
         # The model's InputLayer has the node's name already.

@@ -69,21 +69,26 @@ def layer_states(
     found: dict[str, LayerState] = {}
     for layer, values in zip(layers, outputs, strict=True):
         if isinstance(layer, QuantizedLayer):
-            found[layer.name] = _tensor_state(values, layer.plan.output)
+            spec = layer.plan.output
+            found[layer.name] = state_of_counts(code_counts(values, spec), spec)
             if isinstance(layer, QuantizedKernelLayer):
                 found[layer.name]["kernel_exponent"] = kernel_exponent(layer)
     return found
 
 
-def _tensor_state(values: npt.NDArray[Any], spec: TensorSpec) -> LayerState:
-    codes = np.rint(values / spec.step).astype(np.int32)
-    limited = codes >= spec.highest
-    if spec.signed:
-        limited |= codes <= spec.lowest
+def code_counts(values: npt.NDArray[Any], spec: TensorSpec) -> npt.NDArray[np.int64]:
+    """How often each code from `spec.lowest` to `spec.highest` occurs among quantized values."""
+    codes = np.rint(values / spec.step).astype(np.int64).ravel() - spec.lowest
+    return np.bincount(codes, minlength=spec.highest - spec.lowest + 1)
+
+
+def state_of_counts(counts: npt.NDArray[np.int64], spec: TensorSpec) -> LayerState:
+    """State of a tensor whose codes were counted."""
+    limited = counts[-1] + (counts[0] if spec.signed else 0)
     return {
-        "saturation": float(limited.mean()),
-        "zeros": float((codes == 0).mean()),
-        "bits_used": math.log2(np.unique(codes).size),
+        "saturation": float(limited / counts.sum()),
+        "zeros": float(counts[-spec.lowest] / counts.sum()),
+        "bits_used": math.log2(np.count_nonzero(counts)),
     }
 
 

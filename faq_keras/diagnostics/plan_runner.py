@@ -1,0 +1,103 @@
+"""One network under many plans that differ in a layer or two: only what differs is computed.
+
+The base plan's tensors of a chunk of images are computed once. Another plan takes them over up to
+its first layer that differs, and again for every branch that the change does not reach:
+
+    runner = PlanRunner(graph, base_plan)
+    tensors = runner.tensors(images)
+    scores = runner.scores(other_plan, tensors)      # float32 [images, classes]
+
+Layers are the quantized layers themselves, around the float model's own layers (which are only
+read), each compiled once for each different entry in the plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from faq_keras.graph import HEAD_KIND, Graph, Node, evaluate
+from faq_keras.plan import LayerPlan, QuantPlan, TensorSpec
+from faq_keras.rewrite.keras3 import quantized_layer
+
+Tensors = Mapping[str, tf.Tensor]
+_Key = tuple[LayerPlan, tuple[TensorSpec, ...]]
+
+
+class PlanRunner:
+    """Runs plans of one graph.
+
+    Args:
+        graph: A float network with one input and one output.
+        base: The plan that the others are compared with.
+    """
+
+    def __init__(self, graph: Graph, base: QuantPlan) -> None:
+        self._graph, self._base = graph, base
+        self._layers: dict[_Key, Callable[..., tf.Tensor]] = {}
+        self._float = tf.function(self._float_scores, reduce_retracing=True, jit_compile=False)
+
+    @property
+    def scored(self) -> Node:
+        """The node that gives the scores: the logits, before a softmax."""
+        node = self._graph[self._graph.outputs[0]]
+        return self._graph[node.inputs[0]] if node.kind == HEAD_KIND else node
+
+    def float_scores(self, images: tf.Tensor) -> tf.Tensor:
+        """What the float network gives, `[images, classes]`."""
+        return self._float(images)
+
+    def tensors(self, images: tf.Tensor) -> Tensors:
+        """The output of every node under the base plan."""
+        inputs = {self._graph.inputs[0]: images}
+        return evaluate(self._graph, inputs, lambda node, x: self._call(self._base, node, x))
+
+    def scores(self, plan: QuantPlan, tensors: Tensors) -> tf.Tensor:
+        """The scores under another plan, `[images, classes]`.
+
+        Args:
+            plan: A plan that differs from the base anywhere but in the input.
+            tensors: What `tensors` gave.
+        """
+        changed: dict[str, tf.Tensor] = {}
+        for node in self._graph.nodes:
+            moved = any(name in changed for name in node.inputs)
+            if moved or _key(plan, node) != _key(self._base, node):
+                read = [changed.get(name, tensors[name]) for name in node.inputs]
+                changed[node.name] = self._call(plan, node, read)
+        last = self.scored.name
+        return changed.get(last, tensors[last])
+
+    def _float_scores(self, images: tf.Tensor) -> tf.Tensor:
+        inputs = {self._graph.inputs[0]: images}
+        values = evaluate(self._graph, inputs, lambda node, x: node.float_call(x))
+        return values[self.scored.name]
+
+    def _call(self, plan: QuantPlan, node: Node, inputs: list[tf.Tensor]) -> tf.Tensor:
+        key = _key(plan, node)
+        if key is None:
+            return node.float_call(inputs)
+        if key not in self._layers:
+            self._layers[key] = self._compiled(plan, node)
+        return self._layers[key](*inputs)
+
+    def _compiled(self, plan: QuantPlan, node: Node) -> Callable[..., tf.Tensor]:
+        own = [layer for layer in node.layers if not isinstance(layer, keras.layers.InputLayer)]
+        layer = quantized_layer(node, plan, own)
+        shapes = [self._graph[name].shape for name in node.inputs] or [node.shape]
+        signature = [tf.TensorSpec((None, *shape[1:]), tf.float32) for shape in shapes]
+
+        def call(*inputs: Any) -> tf.Tensor:
+            return layer(list(inputs) if len(inputs) > 1 else inputs[0])
+
+        return tf.function(call, input_signature=signature, jit_compile=False)
+
+
+def _key(plan: QuantPlan, node: Node) -> _Key | None:
+    """All that a quantized node's arithmetic depends on; None for nodes without a plan entry."""
+    if node.name not in plan:
+        return None
+    return plan[node.name], plan.input_specs(node.name)
