@@ -31,13 +31,19 @@ from faq_keras.report.runs import Run
 
 FLAGS = flags.FlagValues()
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "folder of the images, if they are no longer where they were", flag_values=FLAGS
+    "data_dir",
+    None,
+    "folder of the images, if they are no longer where they were",
+    flag_values=FLAGS,
 )
 _IMAGES = flags.DEFINE_integer(
     "images", 64, "validation images to measure with", lower_bound=1, flag_values=FLAGS
 )
 _RUNTIMES = flags.DEFINE_list(
-    "runtimes", list(RUNTIMES), "runtimes to compare the file on: see `faq verify`", flag_values=FLAGS
+    "runtimes",
+    list(RUNTIMES),
+    "runtimes to compare the file on: see `faq verify`",
+    flag_values=FLAGS,
 )
 _MEASURE = flags.DEFINE_bool(
     "measure", True, "measure what the training did not leave", flag_values=FLAGS

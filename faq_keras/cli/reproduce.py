@@ -25,7 +25,9 @@ from absl import flags
 from ml_collections.config_dict import ConfigDict
 
 from faq_keras.cli import common, experiments
+from faq_keras.report.pages import write
 from faq_keras.reproduction.experiments import FULL, PLANS, Row
+from faq_keras.reproduction.results import results
 from faq_keras.reproduction.runs import Runs
 from faq_keras.reproduction.scales import SCALES
 from faq_keras.training.interruption import Interrupted
@@ -52,13 +54,31 @@ def main(arguments: list[str]) -> int:
     rows = PLANS[name](_SCALE.value)
     folder = Path(_WORKDIR.value) / _SCALE.value
     runs = Runs(rows, folder, _seeds(), _train, _chosen(rows))
+    status = 0
     try:
         runs.run()
-        stopped = 0
     except Interrupted as stop:
         print(f"faq reproduce: {stop}", file=sys.stderr)
-        stopped = 128 + stop.signal
-    return stopped or int(runs.failed)
+        status = 128 + stop.signal
+    _write(name, runs)
+    return status or int(runs.failed)
+
+
+def _write(name: str, runs: Runs) -> None:
+    scale = _SCALE.value
+    given = {"data_dir": _DATA_DIR.value, "weights": _WEIGHTS.value}
+    words = [f"--{flag}={Path(value).name}" for flag, value in given.items() if value]
+    seeds = _seeds()
+    command = " ".join(
+        ["faq reproduce", name, f"--scale={scale}", *words, f"--seeds={','.join(map(str, seeds))}"]
+    )
+    document = results(name, scale, runs, seeds, command)
+    for table in document.sections[0].tables:
+        common.print_table(table.columns, table.rows, table.caption)
+    for text in (*document.sections[0].text, *document.sections[0].notices):
+        print(text)
+    files = write(document, runs.folder.parent / f"{name}_{scale}", picture_files=True)
+    print(f"Written: {', '.join(map(str, files))}.")
 
 
 def _train(config: ConfigDict, folder: Path) -> None:

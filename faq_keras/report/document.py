@@ -2,7 +2,7 @@
 
     numbers = Table("Accuracy", ("network", "top-1"), (("float", "88.69"), ("W4A4", "87.90")))
     section = Section("accuracy", "Accuracy", tables=(numbers,), notices=("Not trained yet.",))
-    write(Document("runs/first", (section,)), Path("runs/first/report"))       # faq_keras.report.pages
+    write(Document("runs/first", (section,)), Path("runs/first/report"))     # pages.write
 
 All text here is plain text, also where it comes from a file of somebody else's: whoever renders it
 has to escape it.

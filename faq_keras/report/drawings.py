@@ -41,16 +41,18 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             shares = _values(lines, "val_accuracy")
             accuracy.plot(epochs, [100 * share for share in shares], **style)
             loss.plot(epochs, _values(lines, "loss"), **style)
-            loss.plot(
-                epochs, _values(lines, "val_loss"), linestyle="--", **style | {"label": None}
-            )
+            loss.plot(epochs, _values(lines, "val_loss"), linestyle="--", **style | {"label": None})
         accuracy.set_title("Validation accuracy (%)")
         loss.set_title("Loss: training (solid), validation (dashed)")
+        longest = max(int(line["epoch"]) + 1 for lines in runs.values() for line in lines)
         for axes in (accuracy, loss):
             axes.set_xlabel("epoch")
+            axes.set_xlim(0.5, longest + 0.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if 1 < len(runs) <= _MOST_NAMES:
-            figure.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+            figure.legend(
+                *accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=2
+            )
     return figure
 
 

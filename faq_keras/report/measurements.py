@@ -83,8 +83,7 @@ class Measurements:
         Raises:
             NotMeasuredError: The model is missing or cannot be exported.
         """
-        found = self._kept("deployment", (MODEL,), self._deployment)
-        return found
+        return self._kept("deployment", (MODEL,), self._deployment)
 
     def _similarity(self) -> dict[str, Any]:
         before, after = _model(self.folder / START), _model(self.folder / MODEL)
@@ -101,7 +100,6 @@ class Measurements:
         model = _model(self.folder / MODEL)
         path = self.folder / FOLDER / FILE
         deployment.export_tflite(model, path, verify=None)
-        with_images = True
         try:
             x, labels = self.images()
         except ValueError as error:
@@ -114,7 +112,6 @@ class Measurements:
             "rows": [dataclasses.asdict(row) for row in inspect.rows(path)],
             "benchmark": timing.to_dict(),
             "parity": json.loads(parity.to_json()),
-            "with_images": with_images,
         }
 
     def _kept(

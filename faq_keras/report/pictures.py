@@ -15,6 +15,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
@@ -41,7 +42,7 @@ SERIES = (
 PAGE = plots.Style(text=INK, grid=GRID, series=SERIES)
 """The same for `faq_keras.diagnostics.plots`."""
 
-STYLE = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": INK,
@@ -88,8 +89,9 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> str:
         if element.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}title"):
             root.remove(element)
     _prefix_ids(root, f"{name}-")
-    for attribute in ("width", "height"):
-        del root.attrib[attribute]  # the page decides; the viewBox keeps the proportions
+    # At most as large as it was drawn; narrower pages shrink it, the viewBox keeps its proportions.
+    root.set("style", f"max-width: {root.attrib.pop('width')}")
+    del root.attrib["height"]
     root.set("role", "img")
     root.set("aria-labelledby", f"{name}-title {name}-description")
     for position, (part, text) in enumerate((("title", title), ("desc", description))):

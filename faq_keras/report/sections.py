@@ -144,7 +144,9 @@ def _row(run: Run) -> tuple[str, ...]:
 
 
 def _course(run: Run) -> str:
-    known = [(line, v) for line in run.epochs if (v := number(line.get("val_accuracy"))) is not None]
+    known = [
+        (line, v) for line in run.epochs if (v := number(line.get("val_accuracy"))) is not None
+    ]
     if not known:
         return f"{run.name}: no epoch has a finite accuracy."
     (first, start), (last, end) = known[0], known[-1]

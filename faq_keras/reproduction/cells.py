@@ -1,7 +1,7 @@
 """Cells of the result tables: mean and spread over seeds, and what was not run.
 
-    measured([outcome1, outcome2], "trained", "accuracy").text      # "90.88 ± 0.06 (2 seeds)"
-    state([outcome1, outcome2])                                     # "finished"
+measured([outcome1, outcome2], "trained", "accuracy").text      # "90.88 ± 0.06 (2 seeds)"
+state([outcome1, outcome2])                                     # "finished"
 """
 
 from __future__ import annotations

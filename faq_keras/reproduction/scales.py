@@ -1,8 +1,8 @@
 """How large an experiment is: the paper's own, or the same one scaled down to a small task.
 
 A scale is a few ratios, no list of settings: whatever distinguishes a row of the paper from its
-standard row (recipe, epochs, batch, weight decay, calibration) is read from that row's configuration
-and distinguishes the small rows alike.
+standard row (recipe, epochs, batch, weight decay, calibration) is read from that row's
+configuration and distinguishes the small rows alike.
 
     paper = config_named("imagenet_resnet18_w4a4_large_batch")      # 165 epochs, 256 to 2,048
     SCALES["small"].scaled(paper).epochs                            # 6 where the standard row has 4

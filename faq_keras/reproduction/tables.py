@@ -1,6 +1,6 @@
 """The result tables of the paper, measured beside published.
 
-    section = table2(runs, task="a ResNet of 78k parameters on Fashion-MNIST")
+section = table2(runs, task="a ResNet of 78k parameters on Fashion-MNIST")
 """
 
 from __future__ import annotations
@@ -101,9 +101,7 @@ def cifar10(runs: Runs) -> Section:
                 f"{row.published['top1']:.2f}",
                 measured(outcomes, "trained", "accuracy").text,
                 measured(outcomes, "float", "accuracy").text,
-                measured(outcomes, "quantized", "accuracy").text
-                if row.config.bits
-                else "is float",
+                measured(outcomes, "quantized", "accuracy").text if row.config.bits else "is float",
                 state(outcomes),
             )
         )
