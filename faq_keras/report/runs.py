@@ -131,12 +131,17 @@ def _text(path: Path, problems: list[str]) -> str | None:
         return None
 
 
+def _parsed(text: str) -> Any:
+    """JSON as Python writes it: what it has no number for (NaN, Infinity) is None."""
+    return json.loads(text, parse_constant=lambda _name: None)
+
+
 def _object(path: Path, problems: list[str]) -> dict[str, Any]:
     text = _text(path, problems)
     if text is None:
         return {}
     try:
-        data = json.loads(text)
+        data = _parsed(text)
     except ValueError as error:
         problems.append(f"{path.name} is damaged and was left out: {error}.")
         return {}
@@ -163,7 +168,7 @@ def _lines(path: Path, key: str, problems: list[str]) -> tuple[dict[str, Any], .
     text = _text(path, problems) or ""
     for index, line in enumerate(text.splitlines(), start=1):
         try:
-            data = json.loads(line)
+            data = _parsed(line)
             found[int(data[key])] = data
         except (ValueError, KeyError, TypeError):
             problems.append(f"{path.name}: line {index} is torn or damaged and was left out.")

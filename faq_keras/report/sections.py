@@ -87,28 +87,26 @@ def provenance(runs: Sequence[Run]) -> Section:
         for name in (START, MODEL)
         if (path := run.folder / name).is_file()
     )
-    versions = {name: metadata.version(name) for name in _PACKAGES}
+    own = {name: metadata.version(name) for name in _PACKAGES}
+    versions = {run.name: dict(run.result.get("versions") or {}) for run in runs}
+    notices = [f"{run.name}: its configuration is not known." for run in runs if not run.config]
+    notices += [f"{name}: its versions are not known." for name, v in versions.items() if not v]
     tables = [
         Table(
             "Networks",
             ("file", "bytes", "SHA-256", "saved by"),
             files,
         ),
-        Table("Versions that wrote this report", ("package", "version"), tuple(versions.items())),
+        _versions(own, versions),
     ]
-    notices = [f"{run.name}: its configuration is not known." for run in runs if not run.config]
-    configs = {run.name: _flat(run.config) for run in runs if run.config}
-    if configs:
-        names = list(dict.fromkeys(name for config in configs.values() for name in config))
-        rows = tuple((n, *(config.get(n, "") for config in configs.values())) for n in names)
-        tables.insert(0, Table("Configuration", ("field", *configs), rows))
+    tables[:0] = _configurations({run.name: _flat(run.config) for run in runs if run.config})
     return Section(
         "provenance",
         "Provenance",
         notices=tuple(notices),
         tables=tuple(tables),
         data={
-            "versions": versions,
+            "versions": versions | {"this report": own},
             "plans": {run.name: run.plan.hash for run in runs if run.plan},
             "configs": {run.name: dict(run.config) for run in runs},
         },
@@ -125,6 +123,34 @@ def digits(value: Any, form: str = ".4f") -> str:
     """A number; a dash for what is no finite one."""
     known = number(value)
     return "-" if known is None else format(known, form)
+
+
+def _configurations(configs: Mapping[str, Mapping[str, str]]) -> list[Table]:
+    """What the runs have in common, and a row per run for what they do not."""
+    names = list(dict.fromkeys(name for config in configs.values() for name in config))
+    values = {name: [config.get(name, "") for config in configs.values()] for name in names}
+    common = tuple((name, found[0]) for name, found in values.items() if len(set(found)) == 1)
+    tables = [Table("Configuration", ("field", "value"), common)] if common else []
+    different = [name for name, found in values.items() if len(set(found)) > 1]
+    if different:
+        rows = tuple((n, *(c.get(field, "") for field in different)) for n, c in configs.items())
+        tables.append(Table("What differs between the runs", ("run", *different), rows))
+    return tables
+
+
+def _versions(own: Mapping[str, str], runs: Mapping[str, Mapping[str, str]]) -> Table:
+    """Versions that trained and that wrote the report; runs with the same ones share a column."""
+    shared: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, versions in runs.items():
+        shared.setdefault(tuple(sorted(versions.items())), []).append(name)
+    trained = {", ".join(names): dict(versions) for versions, names in shared.items() if versions}
+    titles = ["training"] if len(shared) == 1 else [f"training of {names}" for names in trained]
+    columns = ("package", "this report", *(titles if trained else ()))
+    rows = tuple(
+        (name, version, *(versions.get(name, "") for versions in trained.values()))
+        for name, version in own.items()
+    )
+    return Table("Versions", columns, rows)
 
 
 def _row(run: Run) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from faq_keras.training.workdir import CONFIG, RESULT, claim, locked, read_json,
 
 START, MODEL, METRICS, EVENTS = "start.keras", "model.keras", "metrics.jsonl", "tensorboard"
 PRETRAINING = "pretraining"
+_PACKAGES = ("faq_keras", "tensorflow", "keras", "numpy")
 _WATCHED = 64  # images of the batch on which layers are looked at
 _FAR_BELOW = 0.05  # of accuracy: further below what is expected than chance explains
 
@@ -155,6 +157,7 @@ def _prepare(experiment: Experiment, folder: Path) -> None:
         "model": network.name,
         "recipe": experiment.recipe.name,
         "epochs": experiment.recipe.epochs,
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
         "float": evaluated(network, experiment.data),
     }
     warn_of_preprocessing(report["float"]["accuracy"], experiment)
