@@ -5,6 +5,7 @@ section = figure1(runs)                        # notices say what was not run
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ Layers = dict[str, float | None]
 
 
 def figure1(runs: Runs) -> Section:
-    """Figure 1: a line per precision over the layers, the mean of all updates and seeds."""
+    """Figure 1: a line per precision over the layers, the mean of the seeds' last records."""
     series, problems = {}, []
     for row in runs.rows:
         outcomes = runs.outcomes(row.name)
@@ -81,25 +82,20 @@ def figure2(runs: Runs) -> Section:
 
 
 def _noise(outcomes: Sequence[Outcome], problems: list[str]) -> Layers:
-    """Cosine of each layer, mean over all updates of all finished seeds."""
-    records = []
+    """Cosine of each layer at the end of the training, mean over the finished seeds."""
+    last = []
     for outcome in outcomes:
         if outcome.status == "finished":
             run = read_run(outcome.folder)
             problems += [f"{outcome.folder}: {problem}" for problem in run.problems]
-            records += list(run.noise)
-    names = list(dict.fromkeys(name for record in records for name in record["layers"]))
-    return {name: _weighted(records, name) for name in names}
+            last += [record["layers"] for record in run.noise[-1:]]
+    names = list(dict.fromkeys(name for layers in last for name in layers))
+    return {name: _mean([layers.get(name) for layers in last]) for name in names}
 
 
-def _weighted(records: Sequence[Any], name: str) -> float | None:
-    known = [
-        (value, record["updates"])
-        for record in records
-        if (value := number(record["layers"].get(name))) is not None
-    ]
-    total = sum(updates for _, updates in known)
-    return sum(value * updates for value, updates in known) / total if total else None
+def _mean(values: Sequence[Any]) -> float | None:
+    known = [value for v in values if (value := number(v)) is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _ordering(series: dict[str, Layers]) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from ml_collections.config_dict import ConfigDict
 
 from faq_keras.reproduction.experiments import Row
-from faq_keras.training.workdir import RESULT, read_json
+from faq_keras.training.workdir import CONFIG, RESULT, config_differences, read_json
 
 Train = Callable[[ConfigDict, Path], object]
 """Runs a configuration in a folder, or what is left of it."""
@@ -114,12 +114,14 @@ class Runs:
     def _run(self, row: Row, seed: int) -> None:
         folder = self._folder_of(row, seed)
         log = logging.getLogger(__name__)
-        if _result(folder).get("status") == "finished":
-            log.info("%s, seed %d: finished already, in %s.", row.name, seed, folder)
-            return
-        log.info("%s, seed %d: %s, in %s.", row.name, seed, row.title, folder)
         try:
-            self._train(self._config(row, seed), folder)
+            config = self._config(row, seed)
+            if _result(folder).get("status") == "finished":
+                _check_same(config, folder)
+                log.info("%s, seed %d: finished already, in %s.", row.name, seed, folder)
+            else:
+                log.info("%s, seed %d: %s, in %s.", row.name, seed, row.title, folder)
+                self._train(config, folder)
         except ValueError as error:  # no data, no weights, diverged: the others have their turn
             self._failures[folder] = str(error)
             log.error("%s, seed %d failed: %s", row.name, seed, error)
@@ -140,15 +142,26 @@ class Runs:
         folder = self._folder_of(row, seed)
         result = _result(folder)
         reason = self._failures.get(folder, "")
-        if result.get("status") == "finished":
-            status = "finished"
-        elif reason:
+        if reason:
             status = "failed"
+        elif result.get("status") == "finished":
+            status = "finished"
         elif result:
             status, reason = "not finished", _progress(folder, result)
         else:
             status = "not run"
         return Outcome(seed, folder, status, result, reason)
+
+
+def _check_same(config: ConfigDict, folder: Path) -> None:
+    """Refuses the results of another training; where weights and data lay does not matter."""
+    old, new = read_json(folder / CONFIG), json.loads(config.to_json_best_effort())
+    old["weights"] = new["weights"] = None
+    if differences := config_differences(old, new):
+        raise ValueError(
+            f"The finished run in {folder} is another one: {'; '.join(differences)}. Choose "
+            "another --workdir, or delete that folder to run it again."
+        )
 
 
 def _result(folder: Path) -> dict[str, Any]:

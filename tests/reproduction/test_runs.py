@@ -29,7 +29,7 @@ class Trainer:
             raise ValueError("The weights file resnet18.pth does not exist.")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "model.keras").write_bytes(b"")
-        (folder / "config.json").write_text(json.dumps({"seed": config.seed}))
+        (folder / "config.json").write_text(config.to_json_best_effort())
         share = {"accuracy": 0.9 + config.seed / 1000, "top5": 0.99}
         result = {"status": "finished", "epochs": 1, "seconds": 60.0}
         result |= dict.fromkeys(("float", "quantized", "trained"), share)
@@ -110,6 +110,18 @@ def test_an_unfinished_run_says_how_far_it_came(tmp_path):
     assert (outcome.status, outcome.reason) == ("not finished", "2 of 4 epochs")
 
 
+def test_finished_runs_of_another_configuration_are_refused(tmp_path):
+    made(tmp_path, only=["standard"])[0].run()
+    path = tmp_path / "small" / "standard" / "seed1" / "config.json"
+    path.write_text(path.read_text().replace('"epochs": 4', '"epochs": 3'))
+    runs, trainer = made(tmp_path, only=["standard"])
+    runs.run()
+    assert trainer.calls == []
+    assert runs.failed
+    notices = document("table2", "small", runs).sections[0].notices
+    assert any("epochs was 3 and is 4 now" in notice for notice in notices)
+
+
 def test_mean_and_spread_over_the_seeds(tmp_path):
     runs, _ = made(tmp_path)
     runs.run()
@@ -159,7 +171,7 @@ def test_figures_1_and_2_of_real_trainings(tmp_path):
             calibration_batches=0 if config.from_scratch else 5,
             callbacks=lambda place: [GradientNoise(place / "gradient_noise.jsonl", every=4)],
         )
-        run(experiment, str(folder), {"seed": config.seed}, resume=True)
+        run(experiment, str(folder), json.loads(config.to_json_best_effort()), resume=True)
 
     plan = [dataclasses.replace(row, start=None) for row in PLANS["figure1"]("smoke")]
     runs = Runs(plan, tmp_path / "smoke", (1,), train)
