@@ -10,14 +10,14 @@ Pictures of them: `faq_keras.diagnostics.plots`, which imports matplotlib and is
 imported here.
 """
 
-from faq_keras.diagnostics.activation_statistics import (
+from faq_keras.diagnostics.activations import (
     ActivationStatistics,
     TensorStatistics,
     activation_statistics,
 )
 from faq_keras.diagnostics.gradient_noise import GradientNoise, NoiseRecord, read_records
+from faq_keras.diagnostics.layer_sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from faq_keras.diagnostics.mixed_policy import suggest_policy
-from faq_keras.diagnostics.sensitivity import LayerSensitivity, Sensitivity, sensitivity
 from faq_keras.diagnostics.weight_distance import WeightSimilarity, weight_similarity
 
 __all__ = [

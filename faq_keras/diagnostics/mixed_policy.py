@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from faq_keras.diagnostics.sensitivity import WIDE, Sensitivity, kernel_bytes
+from faq_keras.diagnostics.layer_sensitivity import WIDE, Sensitivity, kernel_bytes
 from faq_keras.policy import Bits, Policy
 
 # Bits that a weight takes: packed at its own width, or in the exported .tflite's int4 and int8.

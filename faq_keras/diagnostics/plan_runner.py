@@ -93,7 +93,8 @@ class PlanRunner:
         def call(*inputs: Any) -> tf.Tensor:
             return layer(list(inputs) if len(inputs) > 1 else inputs[0])
 
-        return tf.function(call, input_signature=signature, jit_compile=False)
+        compiled = tf.function(call, input_signature=signature, jit_compile=False)
+        return compiled.get_concrete_function()
 
 
 def _key(plan: QuantPlan, node: Node) -> _Key | None:

@@ -23,8 +23,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from faq_keras.diagnostics.activation_statistics import TensorStatistics
-from faq_keras.diagnostics.sensitivity import Sensitivity
+from faq_keras.diagnostics.activations import TensorStatistics
+from faq_keras.diagnostics.layer_sensitivity import Sensitivity
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _HATCHES = ("", "///", "...", "xxx")
