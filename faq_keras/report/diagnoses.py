@@ -12,8 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from faq_keras.diagnostics import plots
-from faq_keras.diagnostics.activation_statistics import ActivationStatistics, TensorStatistics
+from faq_keras.diagnostics import ActivationStatistics, TensorStatistics, plots
 from faq_keras.plan import QuantPlan
 from faq_keras.report import drawings
 from faq_keras.report.document import Picture, Section, Table

@@ -69,7 +69,7 @@ def table2(scale: str) -> list[Row]:
     """ResNet-18 at 4 bits in many ways, or the small network in the same ways."""
     rows = []
     for name, top1 in published.TABLE_2.items():
-        paper = config_named(STANDARD if name == "standard" else f"{STANDARD}_{name}")
+        paper = _paper(name)
         config = paper if scale == FULL else SCALES[scale].scaled(paper)
         start = None if scale == FULL or paper.from_scratch else PRETRAINED
         rows.append(Row(name, _TITLES[name], config, start, {"top1": top1}))
@@ -115,9 +115,10 @@ def figure1(scale: str) -> list[Row]:
 
 
 def figure2(scale: str) -> list[Row]:
-    """Distance from the start: two rows of Table 2."""
-    needed = (PRETRAINED, *published.FIGURE_2)
-    rows = [row for row in table2(scale) if row.name in needed]
+    """Distance from the start: rows of Table 2; on a small task with the paper's total decay."""
+    rows = [row for row in table2(scale) if row.name in (PRETRAINED, *published.FIGURE_2)]
+    if scale != FULL and SCALES[scale].total_decay:
+        rows = [row if row.name == PRETRAINED else _decayed(row, SCALES[scale]) for row in rows]
     return [dataclasses.replace(row, published={}) for row in rows]
 
 
@@ -142,6 +143,16 @@ _TITLES = {
     "uncalibrated": "no activation calibration",
 }
 _KINDS = {"fp32": "fp32", "w8a8": "FAQ W8A8", "w4a4": "FAQ W4A4"}
+
+
+def _decayed(row: Row, scale: Scale) -> Row:
+    config = scale.with_total_decay(_paper(row.name))
+    return dataclasses.replace(row, name=f"{row.name}_total_decay", config=config)
+
+
+def _paper(name: str) -> ConfigDict:
+    """The configuration of a row of Table 2."""
+    return config_named(STANDARD if name == "standard" else f"{STANDARD}_{name}")
 
 
 def _standard(scale: Scale) -> ConfigDict:

@@ -51,10 +51,10 @@ def figure2(runs: Runs) -> Section:
     for row in runs.rows:
         outcomes = runs.outcomes(row.name)
         problems += notices(row.title, outcomes)
-        if row.name in _STARTS:
-            measured = _distance(outcomes, problems)
-            found[row.name] = measured
-            data[row.name] = measured.to_dict() | {"published": published.FIGURE_2[row.name]}
+        if row.shown:
+            name = "from_scratch" if row.config.from_scratch else "standard"
+            found[name] = measured = _distance(outcomes, problems)
+            data[name] = measured.to_dict() | {"published": published.FIGURE_2[name]}
     rows = tuple(
         (_STARTS[name], f"{published.FIGURE_2[name]:.3f}", measured.shown(3))
         for name, measured in found.items()
@@ -103,7 +103,8 @@ def _ordering(series: dict[str, Layers]) -> str:
     names = list(next(iter(series.values())))[1:-1]
     lines = [[layers.get(name) for name in names] for layers in series.values()]
     columns = zip(names, zip(*lines, strict=True), strict=True)
-    ordered, others = [], []
+    ordered: list[str] = []
+    others: list[str] = []
     for name, values in columns:
         known = [value for value in values if value is not None]
         fits = len(known) == len(values) and known == sorted(known, reverse=True)

@@ -55,5 +55,7 @@ def results(name: str, scale: str, runs: Runs, seeds: Sequence[int], command: st
     done = [read_run(o.folder, o.folder.relative_to(runs.folder).as_posix()) for o in finished]
     summary = f"{task[0].upper()}{task[1:]}; published values beside measured ones."
     facts = {"format": _FORMAT, "name": name, "scale": scale, "seeds": list(seeds)}
-    sections = (SECTIONS[name](runs), how, provenance(done))
-    return Document(f"{name}, scale {scale}", summary, sections, facts)
+    section = SECTIONS[name](runs)
+    return Document(
+        f"{section.title} (scale: {scale})", summary, (section, how, provenance(done)), facts
+    )

@@ -69,10 +69,25 @@ def test_table_1_has_every_published_cell():
     assert {key: dict(row.published) for key, row in rows.items()} == cells
 
 
-def test_figure_2_shares_its_runs_with_table_2():
-    table = {row.name: row.config for row in PLANS["table2"]("small")}
-    for row in PLANS["figure2"]("small"):
+@pytest.mark.parametrize("scale", ["smoke", FULL])
+def test_figure_2_shares_its_runs_with_table_2(scale):
+    table = {row.name: row.config for row in PLANS["table2"](scale)}
+    for row in PLANS["figure2"](scale):
         assert row.config == table[row.name]
+
+
+def test_figure_2_on_a_small_task_has_the_papers_total_weight_decay():
+    paper, small = (
+        {row.config.from_scratch: row.config for row in PLANS["figure2"](scale) if row.shown}
+        for scale in (FULL, "small")
+    )
+    for start in (True, False):
+        totals = []
+        for config in (paper[start], small[start]):
+            course = recipe_of(config)
+            updates = course.epochs * (config.data.images[0] // course.batch_size)
+            totals.append(updates * course.weight_decay)
+        assert totals[0] == pytest.approx(totals[1])
 
 
 def test_figure_1_differs_in_nothing_but_the_bits():
