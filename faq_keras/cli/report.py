@@ -1,4 +1,4 @@
-"""faq report WORKDIR [--data_dir=DIR] [--images=64] [--nomeasure].
+"""faq report WORKDIR [--data_dir=DIR] [--images=64] [--nomeasure] [--pictures].
 
 Writes WORKDIR/report.html, a page that needs nothing but a browser, and the same as report.md and
 report.json: accuracy, training curves, gradient noise, distance of the weights from the start,
@@ -48,6 +48,9 @@ _RUNTIMES = flags.DEFINE_list(
 _MEASURE = flags.DEFINE_bool(
     "measure", True, "measure what the training did not leave", flag_values=FLAGS
 )
+_PICTURES = flags.DEFINE_bool(
+    "pictures", False, "also write every picture as .svg and .png", flag_values=FLAGS
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -58,7 +61,7 @@ def main(arguments: list[str]) -> int:
     for section in document.sections:
         for notice in section.notices:
             print(f"{section.title}: {notice}")
-    files = write(document, Path(workdir) / "report")
+    files = write(document, Path(workdir) / "report", _PICTURES.value)
     print(f"Written: {', '.join(map(str, files))}.")
     return 0
 
