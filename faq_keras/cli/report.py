@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     """Writes the report."""
     (workdir,) = common.positional(arguments, "WORKDIR")
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    document = report(workdir, _images, tuple(_RUNTIMES.value), _MEASURE.value)
+    document = report(workdir, _images, _IMAGES.value, tuple(_RUNTIMES.value), _MEASURE.value)
     for section in document.sections:
         for notice in section.notices:
             print(f"{section.title}: {notice}")
@@ -66,8 +66,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _images(run: Run) -> Images:
-    """Validation images of a run and their classes."""
+def _images(run: Run, count: int) -> Images:
+    """The first validation images of a run and their classes."""
     if not run.config:
         raise ValueError("The run's configuration is not known, so neither are its images.")
     config = base.config()
@@ -78,6 +78,6 @@ def _images(run: Run) -> Images:
         raise ValueError(f"The run's configuration cannot be used: {error}.") from error
     if _DATA_DIR.value:
         config.data.data_dir = _DATA_DIR.value
-    config.batch_size, config.label_smoothing = _IMAGES.value, 0.0
+    config.batch_size, config.label_smoothing = count, 0.0
     x, y = next(iter(experiments.pipeline_of(config).validation()))
     return np.asarray(x), np.asarray(y)

@@ -4,7 +4,7 @@ Everything is computed from `start.keras` and `model.keras`. The figures lie in
 `WORKDIR/measured/NAME.json` with the hashes of what they were made from, so they are made again
 only when the network has changed:
 
-    measured = Measurements(run.folder, images=lambda: (x, y))
+    measured = Measurements(run.folder, images=lambda count: (x[:count], y[:count]))
     measured.similarity()             # {"network": 0.994, "layers": {"conv1": 0.99, ...}, ...}
     measured.deployment()             # bytes, latency, parity of an exported int8 file
 """
@@ -48,14 +48,16 @@ class Measurements:
 
     Attributes:
         folder: The run's folder.
-        images: Gives validation images `[images, height, width, channels]`, pixels 0..255, and
-            their classes; raises ValueError if there are none.
+        images: Gives so many validation images `[images, height, width, channels]`, pixels
+            0..255, and their classes; raises ValueError if there are none.
+        count: How many images to measure with.
         runtimes: Runtimes on which an exported file is compared.
         measure: Whether to measure what is not there; otherwise only read.
     """
 
     folder: Path
-    images: Callable[[], Images]
+    images: Callable[[int], Images]
+    count: int = 64
     runtimes: tuple[str, ...] = RUNTIMES
     measure: bool = True
 
@@ -65,7 +67,7 @@ class Measurements:
         Raises:
             NotMeasuredError: A network is missing or damaged.
         """
-        return self._kept("weight_similarity", (START, MODEL), self._similarity)
+        return self._kept("weight_similarity", (START, MODEL), {}, self._similarity)
 
     def activations(self) -> dict[str, Any]:
         """Histograms, clip, saturation and signal-to-noise ratio of every quantized activation.
@@ -73,7 +75,7 @@ class Measurements:
         Raises:
             NotMeasuredError: A network or the images are missing.
         """
-        return self._kept("activations", (START, MODEL), self._activations)
+        return self._kept("activations", (MODEL,), {"images": self.count}, self._activations)
 
     def deployment(self) -> dict[str, Any]:
         """Operators, bytes, times and parity of the file that the model becomes.
@@ -83,7 +85,8 @@ class Measurements:
         Raises:
             NotMeasuredError: The model is missing or cannot be exported.
         """
-        return self._kept("deployment", (MODEL,), self._deployment)
+        settings = {"images": self.count, "runtimes": list(self.runtimes)}
+        return self._kept("deployment", (MODEL,), settings, self._deployment)
 
     def _similarity(self) -> dict[str, Any]:
         before, after = _model(self.folder / START), _model(self.folder / MODEL)
@@ -92,7 +95,7 @@ class Measurements:
 
     def _activations(self) -> dict[str, Any]:
         model = _model(self.folder / MODEL)
-        x, _ = self.images()
+        x, _ = self.images(self.count)
         data: dict[str, Any] = json.loads(activation_statistics(model, x).to_json())
         return data
 
@@ -101,7 +104,7 @@ class Measurements:
         path = self.folder / FOLDER / FILE
         deployment.export_tflite(model, path, verify=None)
         try:
-            x, labels = self.images()
+            x, labels = self.images(self.count)
         except ValueError as error:
             raise NotMeasuredError(f"Parity needs images: {error}") from error
         parity = deployment.verify(model, path, x, self.runtimes, labels=labels)
@@ -115,25 +118,31 @@ class Measurements:
         }
 
     def _kept(
-        self, name: str, sources: tuple[str, ...], compute: Callable[[], Mapping[str, Any]]
+        self,
+        name: str,
+        sources: tuple[str, ...],
+        settings: Mapping[str, Any],
+        compute: Callable[[], Mapping[str, Any]],
     ) -> dict[str, Any]:
-        """The kept figures, if they belong to the networks that are there, else new ones."""
+        """The kept figures, if they belong to the networks that are there, else new ones.
+
+        Figures with other settings are as good if nothing is to be measured.
+        """
         path = self.folder / FOLDER / f"{name}.json"
         hashes = {source: _hash(self.folder / source) for source in sources}
         with contextlib.suppress(OSError, ValueError, KeyError):  # missing or damaged: made again
             kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["of"] == hashes:
+            if kept["of"] == hashes and (kept["settings"] == settings or not self.measure):
                 data: dict[str, Any] = kept["data"]
                 return data
         if not self.measure:
             raise NotMeasuredError("It was not measured, and this report was told not to measure.")
         logging.getLogger(__name__).info("%s: measuring %s.", self.folder, name.replace("_", " "))
         path.parent.mkdir(exist_ok=True)
-        data = dict(compute())
+        new = {"of": hashes, "settings": dict(settings), "data": dict(compute())}
         with atomic_write(path) as partial:
-            text = json.dumps({"of": hashes, "data": data}, allow_nan=False)
-            partial.write_text(text + "\n", encoding="utf-8")
-        return data
+            partial.write_text(json.dumps(new, allow_nan=False) + "\n", encoding="utf-8")
+        return new["data"]
 
 
 def _hash(path: Path) -> str:

@@ -1,6 +1,6 @@
 """The report of a training run, or of several in one folder: what `faq report` writes.
 
-    document = report("runs/first", images_of=lambda run: validation_images(run.config))
+    document = report("runs/first", images_of=lambda run, count: images(run.config, count))
     write(document, Path("runs/first/report"))
 
 A folder with several runs (seeds, precisions, rows of a table) gives a comparison: a line or a row
@@ -17,11 +17,13 @@ from faq_keras.report import diagnoses, sections
 from faq_keras.report.document import Document, Section
 from faq_keras.report.measurements import RUNTIMES, Images, Measurements
 from faq_keras.report.runs import Run, runs_in
+from faq_keras.tflite.runtimes import runtime
 
 
 def report(
     workdir: str | os.PathLike[str],
-    images_of: Callable[[Run], Images],
+    images_of: Callable[[Run, int], Images],
+    count: int = 64,
     runtimes: tuple[str, ...] = RUNTIMES,
     measure: bool = True,
 ) -> Document:
@@ -29,16 +31,20 @@ def report(
 
     Args:
         workdir: Folder of a run, or one with runs below it.
-        images_of: Gives a run's validation images and classes, as `Measurements` takes them.
+        images_of: Gives so many validation images of a run and their classes, as `Measurements`
+            takes them.
+        count: How many images to measure with.
         runtimes: Runtimes on which the exported file is compared.
         measure: Whether to measure what was not measured yet.
 
     Raises:
-        ValueError: There is no run.
+        ValueError: There is no run, or no such runtime.
     """
+    for name in runtimes:
+        runtime(name)
     runs = runs_in(workdir)
     pairs = [
-        (run, Measurements(run.folder, functools.partial(images_of, run), runtimes, measure))
+        (run, Measurements(run.folder, functools.partial(images_of, run), count, runtimes, measure))
         for run in runs
     ]
     parts = [

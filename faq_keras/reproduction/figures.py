@@ -143,5 +143,5 @@ def _distance(outcomes: Sequence[Outcome], problems: list[str]) -> Measured:
     return Measured(tuple(values))
 
 
-def _no_images() -> Images:
+def _no_images(_count: int) -> Images:
     raise ValueError("The distance needs no images.")

@@ -51,3 +51,4 @@ def test_folders_without_runs_are_refused(refused, tmp_path):
     assert "no training run in" in refused("report", tmp_path)
     assert "is not a folder" in refused("report", tmp_path / "nowhere")
     assert "expected the arguments: WORKDIR" in refused("report")
+    assert "tensorrt" in refused("report", tmp_path, "--runtimes=tensorrt")

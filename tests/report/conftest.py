@@ -12,9 +12,9 @@ from faq_keras.training.experiment import run
 from tests.training import runs
 
 
-def images_of(_run=None):
-    """Eight images and their classes."""
-    return runs.striped_images(8, seed=2)
+def images_of(_run, count):
+    """So many images and their classes."""
+    return runs.striped_images(count, seed=2)
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def finished(tmp_path_factory):
         pretraining=None, callbacks=lambda place: [GradientNoise(place / NOISE, every=5)]
     )
     run(experiment, str(folder), {"bits": 4, "seed": 3, "data": {"source": "stripes"}})
-    measurements = Measurements(folder, images_of)
+    measurements = Measurements(folder, lambda count: images_of(folder, count))
     for measure in (measurements.similarity, measurements.activations, measurements.deployment):
         measure()
     return folder

@@ -54,6 +54,15 @@ def test_figures_are_those_of_the_files(workdir):
     assert list(cosines["layers"]) == ["conv1", "conv2", "head"]
 
 
+def test_other_settings_are_measured_again_unless_nothing_is_to_be_measured(workdir):
+    options = {"count": 3, "runtimes": ("reference",)}
+    found = {}
+    for measure in (False, True):
+        (row, *others) = sections(workdir, measure=measure, **options)["parity"].tables[0].rows
+        found[measure] = (row[0], row[4], len(others))
+    assert found == {False: ("xnnpack", "64", 1), True: ("reference", "3", 0)}
+
+
 def test_a_network_that_has_changed_is_measured_again(workdir):
     (workdir / "model.keras").write_bytes((workdir / "start.keras").read_bytes())
     parts = sections(workdir, measure=False)
@@ -84,7 +93,7 @@ def test_a_damaged_model_is_named(workdir):
 
 
 def test_images_that_are_gone_are_named(workdir):
-    def gone(_run):
+    def gone(_run, _count):
         raise ValueError("The folder /data does not exist.")
 
     rewrite(workdir / "measured" / "deployment.json", lambda data: data.update(of={}))
