@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from faq_keras import files
-from faq_keras.files import PARTIAL_PREFIX, atomic_write
+from faq_keras.files import PARTIAL_PREFIX, append_line, atomic_write, drop_torn_line
 
 
 def names(folder):
@@ -139,3 +139,19 @@ def test_a_read_only_folder_is_named(tmp_path):
         atomic_write(os.path.join(folder, "model.json")),
     ):
         pass
+
+
+def test_a_log_grows_line_by_line_and_loses_a_torn_one(tmp_path):
+    log = tmp_path / "log.jsonl"
+    drop_torn_line(log)
+    assert not log.exists()
+    append_line(log, "größe")
+    append_line(log, "2")
+    with log.open("a") as file:
+        file.write('{"torn')
+    for _ in range(2):
+        drop_torn_line(log)
+        assert log.read_text(encoding="utf-8") == "größe\n2\n"
+    log.write_text("torn")
+    drop_torn_line(log)
+    assert log.read_text() == ""

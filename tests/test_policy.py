@@ -66,6 +66,12 @@ def test_overrides_win_and_the_last_match_counts():
     assert plan["dense"].kernel.bits == 4
 
 
+def test_one_half_of_an_override_may_be_left_to_the_rules():
+    plan = plan_with(overrides={"conv2d_1": (3, None), "conv2d_4": (None, 6)})
+    assert (plan["conv2d_1"].kernel.bits, plan["conv2d_1"].output.bits) == (3, 4)
+    assert (plan["conv2d_4"].kernel.bits, plan["conv2d_4"].output.bits) == (4, 6)
+
+
 def test_first_last_bits():
     plan = plan_with(first_last_bits=4)
     assert {layer.kernel.bits for layer in plan.layers if layer.kernel} == {4}
@@ -88,6 +94,7 @@ def test_clip_reading_doubles_the_range():
     [
         ({"overrides": {"nothing": 8}}, "'nothing' matches no quantized layer; there are: conv2d"),
         ({"overrides": {"conv2d": 9}}, "override of 'conv2d' must be an integer from 2 to 8"),
+        ({"overrides": {"conv2d": (None, None)}}, "'conv2d' must be .* received None"),
         ({"first_last_bits": 16}, "first_last_bits must be"),
         ({"bn_exponent": "auto"}, "bn_exponent must be"),
         ({"clip_reading": "half"}, "clip_reading must be"),

@@ -10,6 +10,7 @@ can be laid beside the other:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -53,11 +54,12 @@ def kernels_of(model: keras.Model) -> list[Kernel]:
     Raises:
         ValueError: It has no convolution or dense layer, or two of one name.
     """
-    layers = list(model._flatten_layers(include_self=False))
-    quantized = [layer for layer in layers if isinstance(layer, QuantizedKernelLayer)]
-    kernels = [_of_quantized(layer) for layer in quantized]
-    if not kernels:  # a quantized layer holds its float layers, which are not meant then
-        kernels = [_of_float(layer) for layer in layers if isinstance(layer, _FLOAT_LAYERS)]
+    kernels = []
+    for layer in _layers_of(model):
+        if isinstance(layer, QuantizedKernelLayer):
+            kernels.append(_of_quantized(layer))
+        elif isinstance(layer, _FLOAT_LAYERS):
+            kernels.append(_of_float(layer))
     names = [kernel.name for kernel in kernels]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -68,6 +70,15 @@ def kernels_of(model: keras.Model) -> list[Kernel]:
     if not kernels:
         raise ValueError(f"Model {model.name!r} has no convolution and no dense layer.")
     return kernels
+
+
+def _layers_of(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """The layers in their order, those of nested models in their place."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers_of(layer)
+        else:
+            yield layer
 
 
 def _of_quantized(layer: QuantizedKernelLayer) -> Kernel:

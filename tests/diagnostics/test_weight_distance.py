@@ -124,3 +124,13 @@ def test_layers_of_one_name_are_refused():
     outer = keras.Sequential([keras.Input((4,)), inner, layers.Dense(2, name="dense")])
     with pytest.raises(ValueError, match="several layers of the same name: dense"):
         weight_similarity(outer, outer)
+
+
+def test_nested_models_keep_their_order_and_match_their_quantized_twin(model):
+    inputs = keras.Input((6, 6, 3))
+    outer = keras.Model(inputs, layers.Dense(2, name="head")(layers.ReLU()(model(inputs))))
+    names = ["conv", "depthwise", "dense", "head"]
+    q = faq_keras.apply(outer, 4, calibration_data=networks.images(4, (6, 6, 3)))
+    similarity = weight_similarity(outer, q)
+    assert list(similarity.layers) == list(weight_similarity(q, outer).layers) == names
+    assert similarity.network == pytest.approx(1)
