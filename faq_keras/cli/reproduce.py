@@ -4,8 +4,8 @@ Runs an experiment of the paper again and shows what was measured beside what wa
 DIR/NAME_SCALE.html, .md, .json and, for figures, .svg and .png.
 
 smoke: embedded images, about a minute; tells whether everything works, no more.
-small: the same experiments on small tasks, at most an hour on two cores: Fashion-MNIST, for cifar10
-    ResNet-20 on CIFAR-10 (--data_dir=cifar-10-batches-py --weights=FILE.pth).
+small: the same experiments on small tasks, at most an hour on two cores: Fashion-MNIST; for
+    cifar10 and figure1 ResNet-20 on CIFAR-10 (--data_dir=cifar-10-batches-py --weights=FILE.pth).
 full: the paper's own (--data_dir=IMAGENET --weights=FOLDER with resnet18.pth and the others).
 
 Each row is a training in a folder of its own below DIR/SCALE. Rows that are finished are not run

@@ -37,9 +37,7 @@ def results(name: str, scale: str, runs: Runs, seeds: Sequence[int], command: st
     """
     outcomes = [outcome for row in runs.rows for outcome in runs.outcomes(row.name)]
     finished = [outcome for outcome in outcomes if outcome.status == "finished"]
-    task = "the paper's own experiment" if scale == FULL else SCALES[scale].task
-    if name == "cifar10" and scale == "small":
-        task = "ResNet-20 on CIFAR-10"
+    task = _task(name, scale)
     seconds = sum(outcome.result.get("seconds", 0.0) for outcome in finished)
     how = Section(
         "how",
@@ -59,3 +57,10 @@ def results(name: str, scale: str, runs: Runs, seeds: Sequence[int], command: st
     return Document(
         f"{section.title} (scale: {scale})", summary, (section, how, provenance(done)), facts
     )
+
+
+def _task(name: str, scale: str) -> str:
+    if scale == FULL:
+        return "the paper's own experiment"
+    own = SCALES[scale].cifar10_task if name in ("cifar10", "figure1") else ""
+    return own or SCALES[scale].task

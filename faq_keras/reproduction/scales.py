@@ -40,8 +40,9 @@ class Scale:
         epochs: Epochs of the standard row, for the paper's 110.
         seeds: Seeds of every row, unless others are asked for.
         total_decay: Whether Figure 2 is run with as much weight decay in all as in the paper.
-        cifar10: Configurations of the CIFAR-10 experiment on this scale, by row; None to derive
-            them from `standard`.
+        cifar10: Configurations of the CIFAR-10 experiment on this scale, by row, of which Figure 1
+            takes the last; None to derive them from `standard`.
+        cifar10_task: What these train.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Scale:
     seeds: tuple[int, ...]
     total_decay: bool
     cifar10: Mapping[str, str] | None = None
+    cifar10_task: str = ""
 
     def pretrained(self) -> ConfigDict:
         """The float training that gives the network which the other rows start from."""
@@ -140,6 +142,7 @@ SCALES: Mapping[str, Scale] = {
                 "w8a8": "cifar10_jpeg_resnet20_w8a8",
                 "w4a4": "cifar10_jpeg_resnet20_w4a4",
             },
+            cifar10_task="ResNet-20 on CIFAR-10",
         ),
     )
 }
