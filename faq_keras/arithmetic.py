@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from faq_keras import fixed_point
+from faq_keras import fixed_point, synchronized
 from faq_keras.plan import TensorSpec
 from faq_keras.quantize_configs import AffineQuantizeConfig, KernelQuantizeConfig
 
@@ -160,6 +160,8 @@ def apply_folded(accumulator: tf.Tensor, folded: Folded) -> tf.Tensor:
 def batch_normalize(x: tf.Tensor, batch_norm: BatchNorm) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Batch normalization with the batch's statistics, by the fused kernel.
 
+    In a step of several replicas (`tf.distribute`) these are the statistics of the whole batch.
+
     Args:
         x: `[batch, height, width, channels]` or `[batch, channels]`.
         batch_norm: gamma, beta and epsilon are used.
@@ -173,9 +175,12 @@ def batch_normalize(x: tf.Tensor, batch_norm: BatchNorm) -> tuple[tf.Tensor, tf.
     )
     beta = tf.zeros([channels]) if batch_norm.beta is None else tf.cast(batch_norm.beta, "float32")
     image = x if x.shape.rank == 4 else x[:, None, None, :]
-    y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-        image, gamma, beta, epsilon=batch_norm.epsilon, is_training=True
-    )
+    if synchronized.replicas() > 1:
+        y, mean, variance = synchronized.batch_normalize(image, gamma, beta, batch_norm.epsilon)
+    else:
+        y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            image, gamma, beta, epsilon=batch_norm.epsilon, is_training=True
+        )
     return y if x.shape.rank == 4 else y[:, 0, 0, :], mean, variance
 
 

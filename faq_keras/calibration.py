@@ -3,7 +3,9 @@
 Five training batches run through the unquantized network. A tensor's range is the maximum over the
 batches of the batch's 99.99th percentile (99.9th where the tensor gets fewer than 8 bits). The
 percentile is exact, yet no tensor is kept: a batch runs in chunks of images, and of each tensor
-only the largest values that the percentile can still depend on survive.
+only the largest values that the percentile can still depend on survive. In the scope of a
+`tf.distribute` strategy the workers share out the batches, and a worker's devices the chunks; the
+ranges are the same.
 
     graph = read_graph(model)
     ranges = calibrate(graph, dataset, batches=5, percentile={"conv1": 99.9, ...})
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,6 +26,7 @@ import tensorflow as tf
 
 from faq_keras.data.batches import Batch, input_batches
 from faq_keras.graph import Graph, evaluate
+from faq_keras.workers import Team, team
 
 CHUNK = 32  # images per forward pass
 
@@ -66,10 +69,29 @@ def calibrate(
     shapes = {name: tuple(graph[name].layers[0].batch_shape) for name in graph.inputs}
     forward = float_forward(graph, list(percentile))
     ranges: dict[str, Range] = {}
-    for batch in input_batches(data, batches, shapes, "calibration"):
-        for name, measured in _measure_batch(forward, batch, percentile).items():
+    crew = team()
+    for number, batch in enumerate(input_batches(data, batches, shapes, "calibration")):
+        if number % crew.workers != crew.worker:
+            continue
+        for name, measured in _measure_batch(forward, batch, percentile, crew.devices).items():
             ranges[name] = widest([measured, ranges.get(name, measured)])
-    return ranges
+    return _of_all_workers(ranges, list(percentile), crew)
+
+
+def _of_all_workers(ranges: Mapping[str, Range], names: list[str], crew: Team) -> dict[str, Range]:
+    """The widest range of each tensor; a worker that got no batch has none."""
+    if crew.workers == 1:
+        return dict(ranges)
+    nothing = Range(-math.inf, math.inf, -math.inf)
+    own = [dataclasses.astuple(ranges.get(name, nothing)) for name in names]
+    # One worker's infinity times another one's zero would be NaN in a sum; these are finite.
+    limit = np.finfo(np.float64).max
+    table = crew.exchange(np.clip(np.ravel(own), -limit, limit).tolist())
+    rows = table.reshape(crew.workers, len(names), 3)
+    return {
+        name: widest(Range(*map(float, row)) for row in rows[:, column])
+        for column, name in enumerate(names)
+    }
 
 
 def float_forward(graph: Graph, taps: list[str]) -> Any:
@@ -83,21 +105,30 @@ def float_forward(graph: Graph, taps: list[str]) -> Any:
     return forward
 
 
-def _measure_batch(forward: Any, batch: Batch, percentile: Mapping[str, float]) -> dict[str, Range]:
+def _measure_batch(
+    forward: Any, batch: Batch, percentile: Mapping[str, float], devices: Sequence[str | None]
+) -> dict[str, Range]:
     """Runs a batch in chunks, whose tensors are searched in parallel (numpy frees the GIL)."""
     trackers: dict[str, _TopValues] = {}
     images = len(next(iter(batch.values())))
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, images, CHUNK):
+
+    def run(start: int, device: str | None) -> Mapping[str, tf.Tensor]:
+        with tf.device(device):
             chunk = {name: tf.constant(x[start : start + CHUNK]) for name, x in batch.items()}
-            tensors = forward(chunk)
-            for name, tensor in tensors.items():
-                if name not in trackers:
-                    total = int(tf.size(tensor)) // min(CHUNK, images - start) * images
-                    trackers[name] = _TopValues(name, total, percentile[name])
-            # A memoryview, unlike .numpy(), is no copy.
-            arrays = [np.asarray(memoryview(tensor)) for tensor in tensors.values()]
-            list(pool.map(_TopValues.update, [trackers[name] for name in tensors], arrays))
+            return forward(chunk)
+
+    starts = range(0, images, CHUNK)
+    with ThreadPoolExecutor() as pool:
+        for first in range(0, len(starts), len(devices)):
+            here = starts[first : first + len(devices)]
+            for start, tensors in zip(here, pool.map(run, here, devices), strict=True):
+                for name, tensor in tensors.items():
+                    if name not in trackers:
+                        total = int(tf.size(tensor)) // min(CHUNK, images - start) * images
+                        trackers[name] = _TopValues(name, total, percentile[name])
+                # A memoryview, unlike .numpy(), is no copy.
+                arrays = [np.asarray(memoryview(tensor)) for tensor in tensors.values()]
+                list(pool.map(_TopValues.update, [trackers[name] for name in tensors], arrays))
     return {name: tracker.range() for name, tracker in trackers.items()}
 
 

@@ -47,6 +47,7 @@ def test_table_1_has_a_configuration_per_row(network):
         top1, top5 = published[f"w{bits}a{bits}"]
         text = (FOLDER / f"{name}.py").read_text()
         assert f"top-1 {top1:.2f} %, top-5 {top5:.2f} %" in text
+        assert ("--config.seed=2 and 3" in text) is (name == "imagenet_resnet18_w4a4")
 
 
 # epochs, batch, first rate, last rate, largest virtual batch, weight decay, pretrained, calibrated

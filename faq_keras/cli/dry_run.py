@@ -16,6 +16,7 @@ from ml_collections.config_dict import ConfigDict
 from faq_keras.cli import common, experiments
 from faq_keras.data.pipeline import Pipeline
 from faq_keras.rewrite.keras3 import plan_of
+from faq_keras.training import distribution
 from faq_keras.training.estimates import estimate, plot_schedules, schedule_rows
 from faq_keras.training.experiment import check_network, compile_for, quantized
 from faq_keras.training.recipes import Recipe
@@ -23,14 +24,21 @@ from faq_keras.training.recipes import Recipe
 _IMAGES = 16  # to calibrate and to time with
 
 
-def show(config: ConfigDict, plot: str | None) -> None:
+def show(config: ConfigDict, plot: str | None, devices: str = "none") -> None:
     """Builds what the configuration describes, and prints it.
+
+    Args:
+        config: The configuration.
+        plot: A .png for the schedules, or None.
+        devices: The value of `--distribution`; workers are counted, not connected.
 
     Raises:
         ValueError: As the training itself would, before its first step.
     """
     config = config.copy_and_resolve_references().unlock()
     data = _data(config)
+    if devices != "none":
+        _show_devices(devices, data)
     few = dataclasses.replace(data, batch_size=_IMAGES)
     experiment = dataclasses.replace(experiments.experiment_of(config, data), data=few)
     _leave_out_missing_weights(config)
@@ -56,6 +64,16 @@ def show(config: ConfigDict, plot: str | None) -> None:
     if plot:
         plot_schedules(experiment.recipe, data.batch_size, plot)
         print(f"Wrote {plot}")
+
+
+def _show_devices(name: str, data: Pipeline) -> None:
+    if name == "multi_worker":
+        _, count = distribution.cluster_from_environment()
+        kind = "workers"
+    else:
+        count, kind = distribution.strategy_named(name).num_replicas_in_sync, "devices"
+    distribution.check_batch_size(data.batch_size, count)
+    print(f"{count} {kind} with {data.batch_size // count} images of each batch.")
 
 
 def _data(config: ConfigDict) -> Pipeline:

@@ -21,7 +21,7 @@ from faq_keras import recipe
 from faq_keras.cli import networks
 from faq_keras.data.pipeline import Pipeline
 from faq_keras.data.preparation import CorruptImages
-from faq_keras.data.records import Source, indexed
+from faq_keras.data.records import Shard, Source, indexed
 from faq_keras.data.sources import load_source
 from faq_keras.data.transforms import transform
 from faq_keras.diagnostics import GradientNoise
@@ -30,6 +30,7 @@ from faq_keras.report.runs import NOISE
 from faq_keras.training.experiment import Experiment, run
 from faq_keras.training.recipes import Recipe
 from faq_keras.training.schedules import Exponential
+from faq_keras.workers import team
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -57,19 +58,25 @@ def recipe_of(config: ConfigDict) -> Recipe:
     return recipe(config.recipe, config.epochs, **overrides)
 
 
-def pipeline_of(config: ConfigDict, source: Source | None = None) -> Pipeline:
+def pipeline_of(
+    config: ConfigDict, source: Source | None = None, shard: Shard = (0, 1)
+) -> Pipeline:
     """The data of a configuration.
 
     Args:
         config: The configuration.
         source: Take this source instead of the configuration's.
+        shard: `(worker, workers)`: which worker's part of each batch.
 
     Raises:
         ValueError: The data are missing or not what the configuration says.
     """
     data = config.data
+    part = None
     if source is None:
         source = load_source(data.source, data.data_dir, **dict(data.options))
+        if shard[1] > 1:
+            part = load_source(data.source, data.data_dir, shard=shard, **dict(data.options))
     shape, options = (data.size, data.channels), dict(data.transform_options)
     return Pipeline(
         source,
@@ -79,6 +86,8 @@ def pipeline_of(config: ConfigDict, source: Source | None = None) -> Pipeline:
         seed=config.seed,
         one_hot=config.label_smoothing > 0,
         corrupt=CorruptImages(data.corrupt),
+        part=part,
+        workers=shard[1],
     )
 
 
@@ -148,6 +157,9 @@ def trained(
 ) -> dict[str, Any]:
     """Runs a configuration in a folder, as `faq_keras.training.experiment.run` does.
 
+    In the scope of a `tf.distribute` strategy it runs on its devices. Deterministic ops are the
+    caller's business: they have to be switched on before a strategy exists.
+
     Returns:
         What it reports.
 
@@ -155,15 +167,20 @@ def trained(
         ValueError: Configuration, data, network or folder cannot be used; the training diverged.
         Interrupted: A signal asked to stop; the run can be resumed.
     """
-    if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(config.seed)
-    data = pipeline_of(config)
+    crew = team()
+    data = pipeline_of(config, shard=(crew.worker, crew.workers))
     experiment = experiment_of(config, data)
     print(
         f"Data: {data.source.name} from {data.source.place}: {data.train_images:,} training and "
         f"{data.validation_images:,} validation images, {data.classes} classes."
     )
+    if crew.replicas > 1:
+        print(
+            f"Worker {crew.worker} of {crew.workers}; each of the "
+            f"{crew.replicas} devices gets {data.batch_size // crew.replicas} of a batch's "
+            f"{data.batch_size} images."
+        )
     return run(experiment, os.fspath(workdir), plain(config), resume)
 
 

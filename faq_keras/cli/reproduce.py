@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 from absl import flags
 from ml_collections.config_dict import ConfigDict
 
@@ -86,6 +87,8 @@ def _train(config: ConfigDict, folder: Path) -> None:
     if config.weights and _WEIGHTS.value and not Path(config.weights).exists():
         given = Path(_WEIGHTS.value)
         config.weights = str(given / config.weights if given.is_dir() else given)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
     keras.utils.clear_session(free_memory=False)  # layers are named alike in every run
     experiments.trained(config, folder, resume=True)
 

@@ -8,6 +8,9 @@ A run that was stopped or killed goes on with --resume, bit for bit as if it had
 --resume and nothing to go on with, it begins. --dry_run builds everything, prints plan, schedule
 and estimates of time and memory, and writes nothing but the picture of --plot.
 
+--distribution shares each batch among the GPUs of this machine (mirrored) or among the workers that
+TF_CONFIG names (multi_worker: the same command on each, and a DIR that all of them see).
+
 Example: faq train --config=configs/smoke.py --workdir=runs/smoke --config.epochs=2
 """
 
@@ -17,10 +20,12 @@ import logging
 import sys
 from typing import Any
 
+import tensorflow as tf
 from absl import flags
 
 from faq_keras.cli import common, experiments
 from faq_keras.cli.config_flag import ConfigFlags
+from faq_keras.training import distribution
 from faq_keras.training.interruption import Interrupted
 
 FLAGS = ConfigFlags(__name__)
@@ -34,6 +39,13 @@ _DRY_RUN = flags.DEFINE_bool(
 _PLOT = flags.DEFINE_string(
     "plot", None, "with --dry_run: a .png of the schedules", flag_values=FLAGS
 )
+_DISTRIBUTION = flags.DEFINE_enum(
+    "distribution",
+    "none",
+    distribution.NAMES,
+    "devices that share each batch",
+    flag_values=FLAGS,
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -43,19 +55,21 @@ def main(arguments: list[str]) -> int:
     if _DRY_RUN.value:
         from faq_keras.cli.dry_run import show
 
-        show(config, _PLOT.value)
+        show(config, _PLOT.value, _DISTRIBUTION.value)
         return 0
     if not _WORKDIR.value:
         raise ValueError("--workdir is missing: name the folder of the run.")
     if _PLOT.value:
         raise ValueError("--plot goes with --dry_run.")
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    try:
-        report = experiments.trained(config, _WORKDIR.value, _RESUME.value)
-    except Interrupted as stop:
-        print(f"faq train: {stop}", file=sys.stderr)
-        return 128 + stop.signal
-    _show(report)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    with distribution.strategy_named(_DISTRIBUTION.value).scope():
+        try:
+            _show(experiments.trained(config, _WORKDIR.value, _RESUME.value))
+        except Interrupted as stop:
+            print(f"faq train: {stop}", file=sys.stderr)
+            return 128 + stop.signal
     return 0
 
 

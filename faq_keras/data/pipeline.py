@@ -35,10 +35,13 @@ class Pipeline:
         source: Where the images come from.
         augment: What happens to training images.
         prepare: What happens to the images of validation and calibration.
-        batch_size: Images per batch.
+        batch_size: Images per batch, of all workers together.
         seed: Decides the order and the augmentation of every epoch.
         one_hot: Gives labels as float32 rows `[batch, classes]`, as label smoothing needs them.
         corrupt: What happens to images that cannot be decoded.
+        part: One worker's shard of the source, if several workers train together: then `train` and
+            `validation` give this worker's part of each batch, `batch_size / workers` images.
+        workers: Number of workers.
     """
 
     source: Source
@@ -48,6 +51,8 @@ class Pipeline:
     seed: int = 0
     one_hot: bool = False
     corrupt: CorruptImages = dataclasses.field(default_factory=CorruptImages)
+    part: Source | None = None
+    workers: int = 1
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -61,6 +66,22 @@ class Pipeline:
             raise ValueError(
                 f"{self.source.name} in {self.source.place} has no validation images: without "
                 "them nobody knows what was trained."
+            )
+        if self.batch_size % self.workers:
+            raise ValueError(
+                f"A batch of {self.batch_size} images cannot be shared equally among "
+                f"{self.workers} workers. Set batch_size to a multiple of their number."
+            )
+        if self.part is not None and not self.part.images["validation"]:
+            raise ValueError(
+                f"{self.source.name} in {self.source.place} has fewer validation images than there "
+                f"are workers ({self.workers})."
+            )
+        if self.workers > 1 and self.corrupt.policy != "error":
+            raise ValueError(
+                "With several workers corrupt images cannot be left out: one worker would have "
+                "fewer batches than the others, which would wait for it. Take these images out of "
+                "the data set (a run on one device with corrupt='skip' names them)."
             )
 
     @property
@@ -102,23 +123,24 @@ class Pipeline:
             `(float32 [batch, height, width, channels] with pixels 0..255, int64 [batch])`.
         """
         images = prepare(
-            self.source,
+            self.part or self.source,
             "train",
             self.augment,
             seed=self._seed_of(epoch),
-            skip=skip * self.batch_size,
+            skip=skip * self._own_batch,
             corrupt=self.corrupt,
         )
-        return self._batched(images, True, self.steps_per_epoch - skip)
+        return self._batched(images, self._own_batch, True, self.steps_per_epoch - skip)
 
     def validation(self) -> tf.data.Dataset:
         """The validation images in their stored order; the last batch may be smaller."""
-        images = prepare(self.source, "validation", self.prepare, corrupt=self.corrupt)
-        count = -(-self.validation_images // self.batch_size)
-        return self._batched(images, False, count)
+        source = self.part or self.source
+        images = prepare(source, "validation", self.prepare, corrupt=self.corrupt)
+        count = -(-source.images["validation"] // self._own_batch)
+        return self._batched(images, self._own_batch, False, count)
 
     def calibration(self, batches: int) -> Iterator[npt.NDArray[np.float32]]:
-        """Training images without augmentation, in random order, batch by batch.
+        """Training images without augmentation, in random order, whole batches one by one.
 
         Args:
             batches: How many batches to give at most.
@@ -134,17 +156,22 @@ class Pipeline:
             corrupt=self.corrupt,
         )
         with self.corrupt.named():
-            for x, _ in self._batched(images, False).take(batches):
+            for x, _ in self._batched(images, self.batch_size, False).take(batches):
                 yield x.numpy()
+
+    @property
+    def _own_batch(self) -> int:
+        """Images of this worker in a batch."""
+        return self.batch_size // self.workers
 
     def _seed_of(self, epoch: int) -> int:
         """A seed for each epoch; neighbouring seeds of a run share no epoch."""
         return int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
 
     def _batched(
-        self, images: tf.data.Dataset, drop_remainder: bool, count: int | None = None
+        self, images: tf.data.Dataset, size: int, drop_remainder: bool, count: int | None = None
     ) -> tf.data.Dataset:
-        batches = images.batch(self.batch_size, drop_remainder=drop_remainder)
+        batches = images.batch(size, drop_remainder=drop_remainder)
         if count is not None and self.corrupt.policy == "error":  # else some may be left out
             batches = batches.apply(tf.data.experimental.assert_cardinality(count))
         if self.one_hot:

@@ -31,6 +31,7 @@ from faq_keras.files import atomic_write
 from faq_keras.layers import QuantizedLayer
 from faq_keras.plan import QuantPlan
 from faq_keras.rewrite.keras3 import plan_of
+from faq_keras.workers import team
 
 FORMAT = "faq_keras.checkpoint/1"
 _META = "meta.json"
@@ -133,6 +134,9 @@ def save(
 ) -> None:
     """Writes a checkpoint; it replaces the one before when it is complete.
 
+    With several workers all of them call this, since metrics are sums over the workers, and the
+    chief writes.
+
     Args:
         path: The file.
         model: A compiled model that has taken a step.
@@ -142,6 +146,7 @@ def save(
 
     Raises:
         CheckpointError: It cannot be written; the file of this name is what it was.
+        WorkerLostError: Another worker could not go on.
     """
     arrays = {name: keras.ops.convert_to_numpy(v) for name, v in _variables(model)}
     arrays.update(metrics or {})
@@ -153,13 +158,17 @@ def save(
         "plan": _plan_json(model),
     }
     arrays[_META] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    team(model.distribute_strategy).first(lambda: _write(Path(path), position, arrays))
+
+
+def _write(path: Path, position: Position, arrays: Arrays) -> None:
     try:
         with atomic_write(path) as partial, partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
     except OSError as error:
-        kept = "The checkpoint before it is whole" if Path(path).exists() else "There is none"
+        kept = "The checkpoint before it is whole" if path.exists() else "There is none"
         raise CheckpointError(
-            f"The checkpoint {os.fspath(path)} of {position} cannot be written "
+            f"The checkpoint {path} of {position} cannot be written "
             f"({error.strerror or error}). {kept}. Make room and go on with --resume."
         ) from error
 

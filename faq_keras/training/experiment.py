@@ -11,10 +11,11 @@ first step), `plan.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `mode
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from faq_keras.plan import PlanSettings
 from faq_keras.policy import Policy, layer_bits
 from faq_keras.quantization import apply
 from faq_keras.rewrite.keras3 import plan_of, record_recipe
+from faq_keras.training import distribution
 from faq_keras.training.callbacks import LearningRate, MetricsLog, NaNAlarm, VirtualBatches
 from faq_keras.training.loop import Loop
 from faq_keras.training.losses import classification_loss
@@ -36,7 +38,16 @@ from faq_keras.training.recipes import Recipe
 from faq_keras.training.trainer import jit_compile, save_result
 from faq_keras.training.uncalibrated import uncalibrated_plan
 from faq_keras.training.watch import LayerWatch, first_not_finite_output
-from faq_keras.training.workdir import CONFIG, RESULT, claim, locked, read_json, write_json
+from faq_keras.training.workdir import (
+    CONFIG,
+    RESULT,
+    WorkdirError,
+    claim,
+    locked,
+    read_json,
+    write_json,
+)
+from faq_keras.workers import team
 
 START, MODEL, METRICS, EVENTS = "start.keras", "model.keras", "metrics.jsonl", "tensorboard"
 PRETRAINING = "pretraining"
@@ -88,6 +99,9 @@ def run(
 ) -> dict[str, Any]:
     """Runs an experiment, or what is left of it.
 
+    In the scope of a `tf.distribute` strategy it runs on its devices. Several workers have to see
+    one and the same folder; the chief writes it.
+
     Args:
         experiment: What to do.
         workdir: The folder; it is locked meanwhile.
@@ -103,8 +117,16 @@ def run(
         Interrupted: A signal asked to stop; the run can be resumed.
     """
     folder = Path(workdir)
-    with locked(folder):
-        fresh = claim(folder, config, resume)
+    crew = team()
+    distribution.check_batch_size(experiment.data.batch_size, crew.replicas)
+    with crew.watched(), contextlib.ExitStack() as held:
+
+        def begin() -> bool:
+            held.enter_context(locked(folder))
+            return claim(folder, config, resume)
+
+        fresh = crew.first(begin)
+        _check_shared(folder)
         report = {} if fresh else _report_of(folder)
         if report.get("status") == "finished":
             _log().info("The run in %s is finished; there is nothing to go on with.", folder)
@@ -112,24 +134,39 @@ def run(
         if fresh and resume:
             _log().info("There is no run in %s yet; this begins one.", folder)
         if not report:
-            try:
+            with _given_back_if_it_fails(folder):
                 _prepare(experiment, folder)
-            except BaseException:
-                _forget(folder)
-                raise
-        more = experiment.callbacks(folder)
+        more = experiment.callbacks(folder) if crew.chief else ()
         model = _trained(experiment, experiment.recipe, folder, more)
         record_recipe(model, experiment.recipe.name)
-        save_result(model, folder)
-        report = _report_of(folder) | {"status": "finished"} | _result(folder)
-        write_json(folder / RESULT, report)
-    return report
+        crew.first(lambda: _finish(model, folder))
+        return _report_of(folder)
 
 
-def _forget(folder: Path) -> None:
+def _finish(model: keras.Model, folder: Path) -> None:
+    save_result(model, folder)
+    write_json(folder / RESULT, _report_of(folder) | {"status": "finished"} | _result(folder))
+
+
+def _check_shared(folder: Path) -> None:
+    """Checks that this worker sees what the chief wrote."""
+    if not (folder / CONFIG).exists():
+        raise WorkdirError(
+            f"The chief's run is in {folder}, but this worker does not see it there. All workers "
+            "need one and the same folder: name one on a file system that they share."
+        )
+
+
+@contextlib.contextmanager
+def _given_back_if_it_fails(folder: Path) -> Iterator[None]:
     """Gives back a folder in which nothing was trained, so that the corrected command can begin."""
-    if not (folder / START).exists() and not (folder / PRETRAINING).exists():
-        (folder / CONFIG).unlink(missing_ok=True)
+    try:
+        yield
+    except BaseException:
+        trained = (folder / START).exists() or (folder / PRETRAINING).exists()
+        if team().chief and not trained:
+            (folder / CONFIG).unlink(missing_ok=True)
+        raise
 
 
 def _result(folder: Path) -> dict[str, Any]:
@@ -165,24 +202,28 @@ def _prepare(experiment: Experiment, folder: Path) -> None:
     if experiment.bits is not None:
         model = quantized(network, experiment)
         compile_for(model, experiment, experiment.recipe)
-        plan = plan_of(model)
-        plan.save(folder / "plan.json")
-        report |= {"quantized": evaluated(model, experiment.data), "plan": plan.hash}
-    _save_model(model, folder / START)
-    write_json(folder / RESULT, report)  # last: says that the start is complete
+        report |= {"quantized": evaluated(model, experiment.data), "plan": plan_of(model).hash}
+
+    def write() -> None:
+        if experiment.bits is not None:
+            plan_of(model).save(folder / "plan.json")
+        _save_model(model, folder / START)
+        write_json(folder / RESULT, report)  # last: says that the start is complete
+
+    team().first(write)
 
 
 def _float_network(experiment: Experiment, folder: Path) -> keras.Model:
     if experiment.pretraining is None:
         return _built(experiment)
-    folder = folder / PRETRAINING
-    if not (folder / MODEL).exists():
-        if not (folder / START).exists():
+    folder, crew = folder / PRETRAINING, team()
+    if not crew.first((folder / MODEL).exists):
+        if not crew.first((folder / START).exists):
             network = _built(experiment)
-            folder.mkdir(exist_ok=True)
-            _save_model(network, folder / START)
+            crew.first(lambda: _save_model(network, folder / START))
         _log().info("Pretraining for %d epochs, in %s.", experiment.pretraining.epochs, folder)
-        save_result(_trained(experiment, experiment.pretraining, folder), folder)
+        model = _trained(experiment, experiment.pretraining, folder)
+        crew.first(lambda: save_result(model, folder))
     return keras.saving.load_model(folder / MODEL, compile=False)
 
 
@@ -202,6 +243,7 @@ def bit_pair(bits: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _save_model(model: keras.Model, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
     with atomic_write(path) as partial:
         model.save(partial)
 
@@ -272,13 +314,13 @@ def compile_for(network: keras.Model, experiment: Experiment, recipe: Recipe) ->
         metrics=metrics,
         jit_compile=jit_compile(),
     )
+    distribution.synchronize(network)
 
 
 def evaluated(network: keras.Model, data: Pipeline) -> dict[str, float]:
     """Metrics of a compiled network on the validation images."""
     with data.corrupt.named():
-        values = network.evaluate(data.validation(), verbose=0, return_dict=True)
-    return {key: float(value) for key, value in values.items()}
+        return distribution.evaluated(network, data.validation())
 
 
 def warn_of_preprocessing(accuracy: float, experiment: Experiment) -> None:
@@ -311,18 +353,21 @@ def _trained(
     compile_for(model, experiment, recipe)
     data = experiment.data
     images = next(data.calibration(1))[:_WATCHED]
-    watch = LayerWatch(images, folder / EVENTS / "layers", _last_layers(folder / METRICS))
     steps = data.steps_per_epoch
     callbacks = [
         LearningRate(recipe.learning_rate, steps if experiment.rate_per == "step" else None),
         VirtualBatches(recipe.virtual_batches),
         NaNAlarm(lambda network: first_not_finite_output(network, images)),
-        watch,
-        MetricsLog(folder / METRICS, layers=watch),
-        keras.callbacks.TensorBoard(str(folder / EVENTS), write_graph=False),
-        Progress(recipe.epochs, steps, data.batch_size),
-        *more,
     ]
+    if team().chief:
+        watch = LayerWatch(images, folder / EVENTS / "layers", _last_layers(folder / METRICS))
+        callbacks += [
+            watch,
+            MetricsLog(folder / METRICS, layers=watch),
+            keras.callbacks.TensorBoard(str(folder / EVENTS), write_graph=False),
+            Progress(recipe.epochs, steps, data.batch_size),
+        ]
+    callbacks += more
     loop = Loop(model, data, recipe, folder, experiment.checkpoint_steps, callbacks)
     with data.corrupt.named():
         loop.run(resume=True)

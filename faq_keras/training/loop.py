@@ -1,7 +1,8 @@
 """A training that can be killed at any moment and goes on as if nothing had happened.
 
 Keras' `fit` cannot begin in the middle of an epoch, so the loop is written out: the batches of each
-epoch, its validation, its callbacks. What happens in a step is Keras' own `train_function`.
+epoch, its validation, its callbacks. What happens in a step is Keras' own `train_function`, or on
+several devices what `distribution` makes of it.
 
     loop = Loop(model, pipeline, recipe, "runs/first", checkpoint_steps=1000)
     history = loop.run(resume=True)        # from checkpoints/last.npz, if there is one
@@ -25,8 +26,10 @@ import tensorflow as tf
 from faq_keras.files import atomic_write
 from faq_keras.training import checkpoints
 from faq_keras.training.checkpoints import Position
+from faq_keras.training.distribution import steps_of
 from faq_keras.training.interruption import Interrupted, StopRequest, stop_requests
 from faq_keras.training.recipes import Recipe
+from faq_keras.workers import team
 
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.npz", "best.keras"
 
@@ -54,6 +57,7 @@ class Loop:
         recipe: Number of epochs; its callbacks are to be among `callbacks`.
         folder: Where `checkpoints/` goes; it has to exist.
         checkpoint_steps: Batches between two checkpoints within an epoch; 0: only at its end.
+            With several workers, which all run the loop, the chief alone writes.
         callbacks: Keras callbacks; they are told the number of the batch within its epoch, also
             after a resume.
     """
@@ -73,6 +77,8 @@ class Loop:
         self.best: float | None = None
         self.start = Position()
         self._callbacks = list(callbacks)
+        self._team = team(model.distribute_strategy)
+        self._steps = steps_of(model)
 
     @property
     def last(self) -> Path:
@@ -91,11 +97,12 @@ class Loop:
         Raises:
             Interrupted: A signal asked to stop; everything is saved.
             CheckpointError: A checkpoint cannot be written, or belongs to another model.
+            WorkerLostError: Another worker could not go on.
             ValueError: What callbacks raise, such as `TrainingDivergedError`.
         """
-        self.folder.mkdir(exist_ok=True)
-        self._make_variables()
-        if resume and self.last.exists():
+        self._team.first(lambda: self.folder.mkdir(exist_ok=True))
+        self._steps.build(next(iter(self.data.validation())))
+        if self._team.first(lambda: resume and self.last.exists()):
             checkpoint = checkpoints.load(self.last)
             checkpoint.restore(self.model)
             self.start, self.best = checkpoint.position, checkpoint.best
@@ -105,7 +112,6 @@ class Loop:
             self._callbacks, add_history=True, model=self.model, epochs=self.epochs
         )
         self.model.stop_training = False
-        self.model.make_train_function()
         callbacks.on_train_begin()
         try:
             with stop_requests() as request:
@@ -117,12 +123,6 @@ class Loop:
             callbacks.on_train_end()  # closes files and the progress bar, whatever happened
         return self.model.history
 
-    def _make_variables(self) -> None:
-        """Makes the variables of the optimizer and the metrics, which Keras would make later."""
-        images, labels = next(iter(self.data.validation()))
-        self.model.test_on_batch(images[:1], labels[:1])
-        self.model.optimizer.build(self.model.trainable_variables)
-
     def _epoch(
         self, epoch: int, callbacks: keras.callbacks.CallbackList, request: StopRequest
     ) -> None:
@@ -130,13 +130,13 @@ class Loop:
         if not first:
             self.model.reset_metrics()
         callbacks.on_epoch_begin(epoch)
-        iterator = iter(self.data.train(epoch, first))
+        iterator = self._steps.batches(self.data.train(epoch, first))
         for step in itertools.count(first):
             if step >= self.data.steps_per_epoch:
                 break
             callbacks.on_train_batch_begin(step)
             try:
-                logs = self.model.train_function(iterator)
+                logs = self._steps.step(iterator, request)
             except (StopIteration, tf.errors.OutOfRangeError):
                 break  # images that could not be read were left out
             callbacks.on_train_batch_end(step, logs)
@@ -145,7 +145,7 @@ class Loop:
 
     def _after_step(self, position: Position, request: StopRequest) -> None:
         due = self.checkpoint_steps and position.step % self.checkpoint_steps == 0
-        if due or request.signal:
+        if due or self._steps.asked(request):
             self._save(position)
         self._stop_if_asked(position, request)
 
@@ -154,53 +154,38 @@ class Loop:
     ) -> None:
         logs = dict(self.model.get_metrics_result())
         during = checkpoints.metric_arrays(self.model)  # the validation resets them
-        validation = self.model.evaluate(
-            self.data.validation(),
-            verbose=0,
-            return_dict=True,
-            callbacks=[_StopEvaluation(request)],
-        )
-        if request.signal:
+        validation = self._steps.evaluate(self.data.validation(), request)
+        if self._steps.asked(request):
             position = Position(epoch, self.data.steps_per_epoch)
             self._save(position, during)
             self._stop_if_asked(position, request)
         callbacks.on_epoch_end(epoch, logs | {f"val_{k}": v for k, v in validation.items()})
-        self._keep_best(float(validation["accuracy"]))
+        self._keep_best(validation["accuracy"])
         self._save(Position(epoch + 1, 0))
         self._stop_if_asked(Position(epoch + 1, 0), request)
 
     def _keep_best(self, accuracy: float) -> None:
         if self.best is None or accuracy > self.best:
-            try:
-                with atomic_write(self.folder / BEST) as partial:
-                    self.model.save(partial)
-            except OSError as error:
-                raise checkpoints.CheckpointError(
-                    f"The best model cannot be written to {self.folder / BEST} "
-                    f"({error.strerror or error}). Make room and go on with --resume."
-                ) from error
+            self._team.first(self._write_best)
             self.best = accuracy
+
+    def _write_best(self) -> None:
+        try:
+            with atomic_write(self.folder / BEST) as partial:
+                self.model.save(partial)
+        except OSError as error:
+            raise checkpoints.CheckpointError(
+                f"The best model cannot be written to {self.folder / BEST} "
+                f"({error.strerror or error}). Make room and go on with --resume."
+            ) from error
 
     def _save(self, position: Position, metrics: checkpoints.Arrays | None = None) -> None:
         checkpoints.save(self.last, self.model, position, self.best, metrics)
 
     def _stop_if_asked(self, position: Position, request: StopRequest) -> None:
-        if request.signal:
+        if number := self._steps.asked(request):
             raise Interrupted(
-                request.signal,
-                f"Stopped by signal {request.signal} at {position} of {self.epochs} epochs; the "
+                number,
+                f"Stopped by signal {number} at {position} of {self.epochs} epochs; the "
                 f"state is in {self.last}. Go on with the same command and --resume.",
             )
-
-
-class _StopEvaluation(keras.callbacks.Callback):
-    """Ends a validation when a signal asks to stop; it is done again after the resume."""
-
-    def __init__(self, request: StopRequest) -> None:
-        super().__init__()
-        self._request = request
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Looks for a signal."""
-        if self._request.signal:
-            self.model.stop_evaluating = True

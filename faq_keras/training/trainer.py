@@ -24,9 +24,11 @@ from faq_keras.files import atomic_write
 from faq_keras.layers import QuantizedLayer
 from faq_keras.rewrite.keras3 import plan_of, record_recipe
 from faq_keras.training.callbacks import MetricsLog, NaNAlarm
+from faq_keras.training.distribution import synchronize
 from faq_keras.training.losses import classification_loss
 from faq_keras.training.recipes import Recipe
 from faq_keras.training.recipes import recipe as recipe_named
+from faq_keras.workers import team
 
 
 def fine_tune(
@@ -43,6 +45,9 @@ def fine_tune(
     steps_per_epoch: int | None = None,
 ) -> keras.callbacks.History:
     """Trains a model by one of the paper's recipes.
+
+    A model made in the scope of `tf.distribute.MirroredStrategy` trains on its devices; batches are
+    those of all devices together.
 
     Args:
         model: Any Keras 3 model, quantized or float; it is compiled anew and trained in place.
@@ -73,6 +78,11 @@ def fine_tune(
             f"Model {model.name!r} belongs to tf_keras (Keras 2), fine_tune trains Keras 3 models. "
             "Save it as .h5 and load it with keras.saving.load_model, or call its own fit."
         )
+    if team(model.distribute_strategy).workers > 1:
+        raise ValueError(
+            "fine_tune is Keras' fit, which fails with several workers. Use "
+            "faq_keras.training.experiment.run, or faq train --distribution=multi_worker."
+        )
     course = _recipe(recipe, epochs)
     train, images, labels = _fit_data(train_data, course.batch_size, "train_data")
     _check_images(model, images, "train_data")
@@ -89,6 +99,7 @@ def fine_tune(
         metrics=list(metrics) if metrics is not None else ["accuracy"],
         jit_compile=jit_compile(),
     )
+    synchronize(model)
     folder = None if workdir is None else Path(workdir)
     history = model.fit(
         **fit_arguments,

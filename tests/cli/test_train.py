@@ -78,11 +78,16 @@ def test_train_leaves_a_model_that_eval_measures_alike_as_keras_and_tflite(faq, 
     assert "epochs was 2 and is 1 now" in other.err
 
 
-def test_a_dry_run_shows_everything_and_writes_only_its_picture(faq, config, tmp_path):
+def test_a_dry_run_shows_everything_and_writes_only_its_picture(faq, config, tmp_path, monkeypatch):
+    cluster = {"worker": ["here:1", "there:1"]}
+    task = {"type": "worker", "index": 1}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
     picture = tmp_path / "schedule.png"
     before = set(tmp_path.iterdir())
-    outcome = faq("train", f"--config={config}", "--dry_run", f"--plot={picture}")
+    flags = "--dry_run", f"--plot={picture}", "--distribution=multi_worker"
+    outcome = faq("train", f"--config={config}", *flags)
     assert outcome.status == 0, outcome.err
+    assert "2 workers with 250 images of each batch" in outcome.out
     for words in ("2 steps per epoch", "QuantPlan", "learning rate", "2 steps of 500 images"):
         assert words in outcome.out
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -108,6 +113,9 @@ def test_a_dry_run_shows_everything_and_writes_only_its_picture(faq, config, tmp
         (("--config=smoke", "--workdir={w}", "--config.pretraining.epochs=0"), "random weights"),
         (("--config=smoke", "--workdir={w}", "--config.learning_rate_per=day"), "'epoch' or"),
         (("--config=smoke", "--workdir={w}", "--config.data.corrupt=hide"), "Unknown policy"),
+        (("--config=smoke", "--workdir={w}", "--distribution=tpu"), "=tpu is refused"),
+        (("--config=smoke", "--workdir={w}", "--distribution=multi_worker"), "TF_CONFIG"),
+        (("--config=smoke", "--distribution=mirrored", "--dry_run"), "Leave it out"),
         (("--config=imagenet_vgg16_bn_w8a8", "--workdir={w}"), "needs a folder: set data_dir"),
     ],
 )

@@ -30,12 +30,12 @@ def striped_images(count=100, seed=0):
     return x.astype(np.uint8), labels.astype(np.int64)
 
 
-def striped_source(train=100, validation=30):
+def striped_source(train=100, validation=30, shard=(0, 1)):
     """A source of striped images."""
     arrays = Arrays(
         "stripes", "memory", CLASSES, *striped_images(train), *striped_images(validation, seed=1)
     )
-    return source_of(arrays)
+    return source_of(arrays, shard)
 
 
 def pipeline(batch_size=10, source=None, **fields):
@@ -53,6 +53,11 @@ def pipeline(batch_size=10, source=None, **fields):
 def network():
     """A float network with batch normalization and a dropout; takes pixels 0..255."""
     keras.utils.clear_session(free_memory=False)
+    return layers_of_network(dropout=0.2)
+
+
+def layers_of_network(dropout=0.0):
+    """The same for inside of a strategy's scope, which `clear_session` would break."""
     layers = keras.layers
     pixels = keras.Input((8, 8, 1), name="pixels")
     x = layers.Rescaling(1 / 255, name="scale")(pixels)
@@ -60,7 +65,7 @@ def network():
     x = layers.ReLU(name="relu1")(layers.BatchNormalization(name="bn1", momentum=0.9)(x))
     x = layers.Conv2D(8, 3, use_bias=False, name="conv2")(x)
     x = layers.ReLU(name="relu2")(layers.BatchNormalization(name="bn2", momentum=0.9)(x))
-    x = layers.Flatten(name="flatten")(layers.Dropout(0.2, name="dropout")(x))
+    x = layers.Flatten(name="flatten")(layers.Dropout(dropout, name="dropout")(x))
     return keras.Model(pixels, layers.Dense(CLASSES, name="head")(x), name="stripes_net")
 
 

@@ -1,8 +1,5 @@
 """SGD equals PyTorch's, n virtual batches equal one big one, and its state is saved."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -233,40 +230,3 @@ def test_it_works_under_mixed_precisions_loss_scaling():
     model.fit(x, y, batch_size=8, epochs=1, verbose=0)
     assert int(inner.iterations) == 2
     assert any(np.any(a != b) for a, b in zip(before, model.get_weights(), strict=True))
-
-
-def test_two_replicas_with_virtual_batches_equal_one():
-    """In a process of its own: devices are set up before TensorFlow starts."""
-    done = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    difference, updates = done.stdout.split()
-    assert float(difference) < 1e-6
-    assert int(updates) == 8
-
-
-REPLICAS = """
-import keras, numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from faq_keras.training.optimizer import SGD
-
-random = np.random.default_rng(0)
-x, y = random.normal(size=(128, 6)).astype("float32"), random.integers(0, 4, size=128)
-
-def trained(weights=None):
-    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, activation="softmax")])
-    start = model.get_weights()
-    model.set_weights(weights or start)
-    model.compile(SGD(0.1, weight_decay=1e-2, virtual_batches=2),
-                  "sparse_categorical_crossentropy", jit_compile=False)
-    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
-    model.fit(data, epochs=2, shuffle=False, verbose=0)
-    return start, model
-
-start, alone = trained()
-with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    _, mirrored = trained(start)
-pairs = zip(alone.get_weights(), mirrored.get_weights())
-updates = keras.ops.convert_to_numpy(mirrored.optimizer.iterations)
-print(max(np.abs(a - b).max() for a, b in pairs), int(updates))
-"""
