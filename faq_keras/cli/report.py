@@ -79,5 +79,10 @@ def _images(run: Run, count: int) -> Images:
     if _DATA_DIR.value:
         config.data.data_dir = _DATA_DIR.value
     config.batch_size, config.label_smoothing = count, 0.0
-    x, y = next(iter(experiments.pipeline_of(config).validation()))
+    try:
+        x, y = next(iter(experiments.pipeline_of(config).validation()))
+    except ValueError as error:
+        raise ValueError(
+            f"{error} If the images have moved, name their folder: --data_dir."
+        ) from error
     return np.asarray(x), np.asarray(y)
