@@ -26,7 +26,7 @@ from faq_keras.cli import common, experiments
 from faq_keras.configs import base
 from faq_keras.report.measurements import RUNTIMES, Images
 from faq_keras.report.pages import write
-from faq_keras.report.report import report
+from faq_keras.report.run_report import run_report
 from faq_keras.report.runs import Run
 
 FLAGS = flags.FlagValues()
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     """Writes the report."""
     (workdir,) = common.positional(arguments, "WORKDIR")
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    document = report(workdir, _images, _IMAGES.value, tuple(_RUNTIMES.value), _MEASURE.value)
+    document = run_report(workdir, _images, _IMAGES.value, tuple(_RUNTIMES.value), _MEASURE.value)
     for section in document.sections:
         for notice in section.notices:
             print(f"{section.title}: {notice}")
@@ -79,5 +79,10 @@ def _images(run: Run, count: int) -> Images:
     if _DATA_DIR.value:
         config.data.data_dir = _DATA_DIR.value
     config.batch_size, config.label_smoothing = count, 0.0
-    x, y = next(iter(experiments.pipeline_of(config).validation()))
+    try:
+        x, y = next(iter(experiments.pipeline_of(config).validation()))
+    except ValueError as error:
+        raise ValueError(
+            f"{error} If the images have moved, name their folder: --data_dir."
+        ) from error
     return np.asarray(x), np.asarray(y)

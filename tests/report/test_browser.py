@@ -3,7 +3,7 @@
 import pytest
 
 from faq_keras.report.pages import write
-from faq_keras.report.report import report
+from faq_keras.report.run_report import run_report
 from tests.report.browser import chromium, require_browser, show
 from tests.report.conftest import images_of
 
@@ -33,7 +33,7 @@ return [e.tagName, style.outlineStyle, parseFloat(style.outlineWidth)];
 @pytest.fixture(scope="module")
 def page(finished, tmp_path_factory):
     stem = tmp_path_factory.mktemp("page") / "report"
-    return write(report(finished, images_of, measure=False), stem)[0]
+    return write(run_report(finished, images_of, measure=False), stem)[0]
 
 
 @pytest.fixture(scope="module")

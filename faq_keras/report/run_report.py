@@ -1,6 +1,6 @@
 """The report of a training run, or of several in one folder: what `faq report` writes.
 
-    document = report("runs/first", images_of=lambda run, count: images(run.config, count))
+    document = run_report("runs/first", images_of=lambda run, count: images(run.config, count))
     write(document, Path("runs/first/report"))
 
 A folder with several runs (seeds, precisions, rows of a table) gives a comparison: a line or a row
@@ -20,7 +20,7 @@ from faq_keras.report.runs import Run, runs_in
 from faq_keras.tflite.runtimes import runtime
 
 
-def report(
+def run_report(
     workdir: str | os.PathLike[str],
     images_of: Callable[[Run, int], Images],
     count: int = 64,

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from faq_keras.report.report import report
+from faq_keras.report.run_report import run_report
 from tests.report.conftest import images_of, rewrite
 
 
 def sections(folder, **options):
-    return {part.name: part for part in report(folder, images_of, **options).sections}
+    return {part.name: part for part in run_report(folder, images_of, **options).sections}
 
 
 def test_a_finished_run_fills_every_section(workdir):
@@ -97,7 +97,7 @@ def test_images_that_are_gone_are_named(workdir):
         raise ValueError("The folder /data does not exist.")
 
     rewrite(workdir / "measured" / "deployment.json", lambda data: data.update(of={}))
-    parts = {part.name: part for part in report(workdir, gone).sections}
+    parts = {part.name: part for part in run_report(workdir, gone).sections}
     assert parts["parity"].notices == (
         "stripes: Parity needs images: The folder /data does not exist.",
     )
@@ -118,7 +118,7 @@ def test_several_runs_are_compared(workdir):
     folder = workdir.parent
     (folder / "torn").mkdir()
     (folder / "torn" / "metrics.jsonl").write_text('{"epoch"')
-    document = report(folder, images_of, measure=False)
+    document = run_report(folder, images_of, measure=False)
     parts = {part.name: part for part in document.sections}
     assert document.title == "Report: 2 training runs"
     assert [row[0] for row in parts["accuracy"].tables[0].rows] == ["stripes", "torn"]
