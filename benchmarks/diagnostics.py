@@ -1,7 +1,7 @@
 """What does `GradientNoise` add to a training step?
 
     python benchmarks/diagnostics.py
-    python benchmarks/diagnostics.py --networks=resnet20 --bits=8 --rounds=40
+    python benchmarks/diagnostics.py --network=resnet18 --bits=8 --rounds=40
 
 Steps of the quantized network (recipe optimizer, `train_on_batch`) with and without the callback
 take turns. The callback is also timed alone, as a share of the step: differences of two long times
@@ -23,7 +23,7 @@ from absl import app, flags
 
 import faq_keras
 
-_NETWORKS = flags.DEFINE_list("networks", ["resnet20"], "which networks")
+_NETWORK = flags.DEFINE_enum("network", "resnet20", list(networks.CASES), "which network")
 _ROUNDS = flags.DEFINE_integer("rounds", 20, "steps of each kind that count", lower_bound=1)
 _BITS = flags.DEFINE_integer("bits", 4, "bits of weights and activations")
 
@@ -68,10 +68,9 @@ def measure_network(name: str) -> None:
 
 
 def main(_: list[str]) -> None:
-    """Measures one network after the other."""
+    """Measures."""
     print(measure.environment(), flush=True)
-    for name in _NETWORKS.value:
-        measure_network(name)
+    measure_network(_NETWORK.value)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,9 @@ def step(
         copy = keras.models.clone_model(model)
         copy.set_weights(model.get_weights())
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        copy.compile(faq_keras.recipe("w4a4").optimizer, loss, ["accuracy"], jit_compile=False)
+        copy.compile(
+            faq_keras.recipe("w4a4").optimizer, loss, metrics=["accuracy"], jit_compile=False
+        )
         steps = distribution.steps_of(copy)
         steps.build((images, labels))
         data = tf.data.Dataset.from_tensors((images, labels)).repeat()

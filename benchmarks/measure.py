@@ -61,12 +61,13 @@ def take_turns(
 def ratio_line(
     title: str, numerator: Times, denominator: Times, aim: float, at_least: bool = False
 ) -> str:
-    """One line: the median of the rounds' ratios, their quartiles, and whether the aim is met."""
+    """One line: the median of the rounds' ratios, what surrounds it, and whether the aim is met."""
     low, ratio, high = np.percentile(np.divide(numerator.wall, denominator.wall), (25, 50, 75))
     cpu = np.median(np.divide(numerator.cpu, denominator.cpu))
+    fastest = min(numerator.wall) / min(denominator.wall)
     return (
         f"{title}: {verdict(float(ratio), aim, at_least)} (quartiles {low:.3f} to {high:.3f} of "
-        f"{len(numerator.wall)} rounds; processor time {cpu:.3f})"
+        f"{len(numerator.wall)} rounds; fastest rounds {fastest:.3f}; processor time {cpu:.3f})"
     )
 
 

@@ -1,7 +1,8 @@
 """The claim of the product for branches, joins and stand-alone ops: 0 mismatches, every runtime.
 
 Each case is a small network around one op of the larger architectures: concatenations on a common
-grid, batch normalizations without a convolution, grouped convolutions, several inputs and outputs.
+grid, batch normalizations without a convolution, grouped and dilated convolutions, even windows,
+several inputs and outputs, nested models, shared layers.
 """
 
 import keras
@@ -185,6 +186,48 @@ def nested():
     return keras.Model(inputs, head(bn_relu(backbone(inputs))))
 
 
+def dilated():
+    """Dilated convolutions of both kinds, and PyTorch's padding before a strided one."""
+    inputs = image()
+    x = networks.conv_bn_relu(inputs, 9)
+    x = bn_relu(layers.Conv2D(10, 3, padding="same", dilation_rate=2, use_bias=False)(x))
+    x = bn_relu(layers.DepthwiseConv2D(3, dilation_rate=(2, 1), use_bias=False)(x))
+    x = layers.Conv2D(6, 3, strides=2, use_bias=False)(layers.ZeroPadding2D(1)(x))
+    return keras.Model(inputs, head(bn_relu(x)))
+
+
+def even_windows():
+    """Means of 4, 6 and 8 values, whose halves are frequent, with and without a sign."""
+    inputs = image((12, 12, 3))
+    x = networks.conv_bn_relu(inputs, 6)
+    parts = [
+        layers.AveragePooling2D(2)(x),
+        layers.AveragePooling2D((4, 2), 2, "same")(x),
+        layers.MaxPooling2D(2)(x),
+    ]
+    x = networks.conv_bn_relu(layers.Concatenate()(parts), 6, relu=False)
+    return keras.Model(inputs, head(layers.AveragePooling2D((2, 3))(x)))
+
+
+def shared_without_weights():
+    """One ReLU and one pool, called twice each: every call has a step of its own."""
+    inputs = image()
+    relu, pool = layers.ReLU(), layers.MaxPooling2D(2, padding="same")
+    x = pool(relu(layers.Conv2D(6, 3, padding="same")(inputs)))
+    y = pool(relu(layers.BatchNormalization()(layers.Conv2D(6, 3, padding="same")(x))))
+    return keras.Model(inputs, head(y))
+
+
+def option_a():
+    """A shortcut without parameters: every second pixel, zeros for the new channels."""
+    inputs = image((8, 8, 3))
+    x = networks.conv_bn_relu(inputs, 4)
+    y = networks.conv_bn_relu(networks.conv_bn_relu(x, 8, strides=2), 8, relu=False)
+    rows = layers.Reshape((16, 4, 1))(layers.MaxPooling2D(1, 2)(x))
+    x = layers.Reshape((4, 4, 8))(layers.ZeroPadding2D(((0, 0), (2, 2)))(rows))
+    return keras.Model(inputs, head(layers.ReLU()(layers.Add()([x, y]))))
+
+
 CASES = {
     "inception": inception,
     "densenet": densenet,
@@ -208,6 +251,10 @@ CASES = {
     "two_outputs": two_outputs,
     "two_inputs": two_inputs,
     "nested": nested,
+    "dilated": dilated,
+    "even_windows": even_windows,
+    "shared_without_weights": shared_without_weights,
+    "option_a": option_a,
 }
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
 from faq_keras.files import atomic_write
-from faq_keras.tflite import flatbuffer, model_file
+from faq_keras.tflite import flatbuffer, model_file, trial
 from faq_keras.tflite.model_file import ModelFile
 from faq_keras.tflite.preprocessing import preprocess
 from faq_keras.tflite.runtimes import Session, runtime
@@ -142,6 +142,7 @@ class Runner:
     def _open(self, file: ModelFile) -> Session:
         try:
             model_file.check_for_runtime(file, self.runtime_name)
+            trial.check(file, self._runtime, self._num_threads)
             return self._runtime.open(file.content, self._num_threads)
         except ValueError as error:
             raise ValueError(f"'{file.name}' cannot be run. {error}") from error
@@ -193,7 +194,8 @@ def load(
             loader does. Many runtimes are slow with them, round in another way or refuse them.
 
     Raises:
-        ValueError: If the file is missing or invalid, or the runtime refuses it.
+        ValueError: If the file is missing or invalid, the runtime refuses it, or it ends the
+            process of the runtime (files with operators of others are tried in one of their own).
     """
     if num_threads < 1:
         raise ValueError(f"num_threads must be at least 1, not {num_threads}.")

@@ -73,9 +73,7 @@ class TflmSession:
         graph = model.subgraphs[0]
         self.input_details = [_details(graph.tensors[int(i)]) for i in graph.inputs]
         self.output_details = [_details(graph.tensors[int(i)]) for i in graph.outputs]
-        # The sum of all tensors is more than any plan needs; kernels add scratch buffers.
-        tensors = sum(flatbuffer.byte_count(tensor) or 0 for tensor in graph.tensors)
-        self._interpreter = interpreter_class.from_bytes(content, arena_size=4 * tensors + 2**24)
+        self._interpreter = interpreter_class.from_bytes(content, arena_size=arena_bytes(graph))
 
     def run(self, inputs: Mapping[str, Codes]) -> dict[str, Codes]:
         """Executes the model image by image (see `LiteRtSession.run`)."""
@@ -95,6 +93,14 @@ class TflmSession:
     def invoke(self) -> None:
         """Executes the model once more on the inputs it has."""
         self._interpreter.invoke()
+
+
+def arena_bytes(graph: schema.SubGraphT) -> int:
+    """A tensor arena that is large enough for TFLM, whatever it plans.
+
+    The sum of all tensors is more than any plan needs; kernels add scratch buffers.
+    """
+    return 4 * sum(flatbuffer.byte_count(tensor) or 0 for tensor in graph.tensors) + 2**24
 
 
 def _details(tensor: schema.TensorT) -> dict[str, Any]:

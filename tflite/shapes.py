@@ -10,7 +10,7 @@ look at some of this, microcontrollers at nearly nothing:
 A dimension that the file calls resizable is not known and fits everything. Interpreters compute the
 results' shapes anew; a runtime that does not (`declared=True`) takes what is stored at its word, so
 there all of it counts as it stands, results included. Operators that are not listed here have no
-rule: foreign files may contain them.
+rule: foreign files may contain them, and are tried in a process of their own (`trial`).
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ _Op = schema.BuiltinOperator
 
 class _MisfitError(Exception):
     """Inputs that do not go together."""
+
+
+def has_rule(code: int) -> bool:
+    """Whether the shapes around an operator can be checked here."""
+    return code in _RULES
 
 
 def problems(

@@ -77,6 +77,17 @@ def runtime_problems(model: schema.ModelT, runtime: str) -> Iterator[str]:
                 yield from _shape_problems(model, graph, op, name, declared=True)
 
 
+def operators_without_rule(model: schema.ModelT) -> tuple[str, ...]:
+    """Names of the operators, in all subgraphs, whose shapes nothing here can check."""
+    names = {
+        flatbuffer.op_name(model, op)
+        for graph in model.subgraphs
+        for op in graph.operators or ()
+        if not shapes.has_rule(flatbuffer.op_code(model, op))
+    }
+    return tuple(sorted(names))
+
+
 def _code_problems(model: schema.ModelT) -> Iterator[str]:
     for i, code in enumerate(model.operatorCodes or ()):
         if not _is_printable(code.customCode):

@@ -18,6 +18,7 @@ from the float network's, which needs no labels.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
 import math
@@ -180,13 +181,9 @@ def sensitivity(
         ValueError: As for `faq_keras.apply`; a network with several inputs or outputs, or without
             classes; data without images, or labels that do not fit.
     """
-    widths = [
-        check_bits(width, "bits") for width in (bits if isinstance(bits, Sequence) else [bits])
-    ]
-    if not widths or max(widths) >= WIDE:
-        raise ValueError(f"bits have to be below {WIDE}, which all other layers have: {bits!r}.")
     if parts not in PARTS:
         raise ValueError(f"parts has to be one of {', '.join(PARTS)}. Received: {parts!r}.")
+    widths = _checked_widths(bits)
     graph = read_graph(model)
     x, y = labelled_arrays(graph, data, images)
     plans = _Plans(graph, policy or Policy(), parts)
@@ -201,14 +198,33 @@ def sensitivity(
         LayerSensitivity(name, graph[name].kind, width, accuracy, base[0] - accuracy, divergence)
         for (name, width, _), (accuracy, divergence) in zip(variants, rest, strict=True)
     ]
+    return _result(graph, parts, len(x), float_total[0], base, rows)
+
+
+def _checked_widths(bits: int | Sequence[int]) -> list[int]:
+    widths = [check_bits(w, "bits") for w in (bits if isinstance(bits, Sequence) else [bits])]
+    if not widths or max(widths) >= WIDE:
+        raise ValueError(f"bits have to be below {WIDE}, which all other layers have: {bits!r}.")
+    return widths
+
+
+def _result(
+    graph: Graph,
+    parts: str,
+    images: int,
+    float_accuracy: float,
+    base: tuple[float, float],
+    rows: Sequence[LayerSensitivity],
+) -> Sensitivity:
+    """The rows in the order of the network, with what is known of its kernels."""
     order = {node.name: place for place, node in enumerate(graph.nodes)}
     kernels = [node for node in graph.nodes if node.kind in KERNEL_KINDS]
     ends = first_layers(graph) | last_layers(graph)
     return Sensitivity(
-        model=model.name,
-        images=len(x),
+        model=graph.name,
+        images=images,
         parts=parts,
-        float_accuracy=float_total[0],
+        float_accuracy=float_accuracy,
         accuracy=base[0],
         divergence=base[1],
         layers=tuple(sorted(rows, key=lambda row: (order[row.name], row.bits))),
@@ -231,7 +247,8 @@ class _Plans:
 
     def calibrate(self, data: Any, batches: int, widths: Iterable[int]) -> None:
         """Measures every percentile that one of the plans needs, each tensor in one or two runs."""
-        data = list(data) if isinstance(data, Iterator) else data
+        if isinstance(data, Iterator):  # it is read twice
+            data = list(itertools.islice(data, batches))
         narrow = {node.name: min(widths) for node in self._graph.quantized_nodes}
         for overrides in ({}, {re.escape(n): b for n, b in narrow.items() if n in self._names()}):
             wanted = self._percentiles(self._with(overrides))

@@ -99,9 +99,10 @@ def cluster_from_environment() -> tuple[int, int]:
         ) from error
     worker, workers = place(cluster, task, index)
     if workers < 2 or not set(cluster.jobs) <= {"chief", "worker"}:
+        kinds = ", ".join(sorted(cluster.jobs))
         raise ValueError(
-            f"TF_CONFIG names {workers} task(s) of the kinds {', '.join(sorted(cluster.jobs))}; training "
-            f"needs two or more of the kinds chief and worker. Expected: {_TF_CONFIG}."
+            f"TF_CONFIG names {workers} task(s) of the kinds {kinds}; training needs two or more "
+            f"of the kinds chief and worker. Expected: {_TF_CONFIG}."
         )
     return worker, workers
 

@@ -116,7 +116,14 @@ def test_chunks_give_the_same_numbers(model, images, measured, monkeypatch):
     batches = tf.data.Dataset.from_tensor_slices(
         (images, keras.ops.one_hot(model.predict(images, verbose=0).argmax(-1), 5))
     ).batch(7)
-    few = sensitivity(model, batches, bits=3, parts="weights", calibration_data=images, images=60)
+    few = sensitivity(
+        model,
+        batches,
+        bits=3,
+        parts="weights",
+        calibration_data=iter(np.split(images, 5)),
+        images=60,
+    )
     whole = [row for row in measured.layers if row.bits == 3]
     assert [row.name for row in few.layers] == [row.name for row in whole]
     for row, other in zip(few.layers, whole, strict=True):

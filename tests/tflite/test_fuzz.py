@@ -68,7 +68,7 @@ def check(outcomes, wrong, count):
 
 
 def test_a_sample_of_damaged_files(folder):
-    check(*run_worker(folder, 0, 150, 120), 150)
+    check(*run_worker(folder, 0, 150, 400), 150)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from faq_keras.tflite import flatbuffer, model_file
 from faq_keras.tflite.devices import tools
 from faq_keras.tflite.devices.measurement import Options, TimedResult, statistics
 from faq_keras.tflite.model_file import ModelFile
+from faq_keras.tflite.runtimes import arena_bytes
 
 # TFLM's own account of the smallest arena with which this model can be allocated.
 _ARENA = re.compile(r"Arena allocation total (\d+) bytes")
@@ -69,11 +70,9 @@ def measure(path: str, options: Options) -> TimedResult:
 
 
 def _command(checked: Path, file: ModelFile, options: Options) -> list[str]:
-    # The sum of all tensors is more than any plan needs; kernels add scratch buffers.
-    tensors = sum(flatbuffer.byte_count(tensor) or 0 for tensor in file.graph.tensors)
     order = {
         "path": str(checked),
-        "arena": 4 * tensors + 2**24,
+        "arena": arena_bytes(file.graph),
         "inputs": len(file.input_types),
         "warmup_runs": options.warmup_runs,
         "num_runs": options.num_runs,
