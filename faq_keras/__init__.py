@@ -15,10 +15,12 @@ from faq_keras.integer.parity_report import ParityError
 from faq_keras.plan import QuantPlan
 from faq_keras.policy import Policy
 from faq_keras.quantization import apply, plan_of, to_float
+from faq_keras.rewrite.tfmot import FAQScheme
 from faq_keras.training import fine_tune, recipe
 
 __version__ = _metadata.version("faq_keras")
 __all__ = [
+    "FAQScheme",
     "ParityError",
     "Policy",
     "QuantPlan",

@@ -33,6 +33,7 @@ from faq_keras.integer.lowering import lower
 from faq_keras.integer.parity_report import ParityReport
 from faq_keras.integer.program import IntegerProgram
 from faq_keras.layers import QuantizedInput
+from faq_keras.rewrite.bridge import to_keras3
 from faq_keras.rewrite.keras3 import plan_of
 from faq_keras.tflite import audit, model_file, parity, writer
 
@@ -43,7 +44,7 @@ _RANDOM_IMAGES = 16
 
 
 def export_tflite(
-    model: keras.Model,
+    model: Any,
     path: str | os.PathLike[str],
     weights: str = "int8",
     verify: Any = RANDOM_INPUTS,
@@ -59,7 +60,7 @@ def export_tflite(
     dimension. Beside it, `<name>.model_card.md` and `.json` tell how to feed it.
 
     Args:
-        model: A quantized model.
+        model: A quantized model, of either Keras.
         path: The `.tflite` file.
         weights: "int8" (weights of 4 bits and fewer in int8 containers; runs at full speed
             everywhere) or "int4" (packed: half the bytes; load it with `faq_keras.tflite.load`,
@@ -83,11 +84,11 @@ def export_tflite(
         ValueError: If the model is not quantized or cannot be represented; an argument is unknown.
         OSError: If the file cannot be written.
     """
-    path = Path(path)
-    program = lower(model, input_type, softmax)
+    path, twin = Path(path), to_keras3(model)
+    program = lower(twin, input_type, softmax)
     if fully_connected_1x1:
         program = _laid_out(program, weights)
-    facts = _metadata(model, program, weights, "NHWC", "ai-edge-litert", _tensor_facts)
+    facts = _metadata(twin, program, weights, "NHWC", "ai-edge-litert", _tensor_facts)
     if fully_connected_1x1:
         facts["fully_connected_1x1"] = True  # `verify` reads it
     program = dataclasses.replace(program, metadata=facts)
@@ -103,7 +104,7 @@ def export_tflite(
 
 
 def export_onnx(
-    model: keras.Model, path: str | os.PathLike[str], verify: Any = RANDOM_INPUTS
+    model: Any, path: str | os.PathLike[str], verify: Any = RANDOM_INPUTS
 ) -> ParityReport | None:
     """Writes a QDQ ONNX file (opset 21) and proves that it computes what the model computes.
 
@@ -116,7 +117,7 @@ def export_onnx(
     (ORT_ENABLE_ALL, what sessions do by default), on the machine that exports. Both are compared.
 
     Args:
-        model: A quantized model.
+        model: A quantized model, of either Keras.
         path: The `.onnx` file.
         verify: Model inputs to compare on: array or iterable of batches. By default random codes
             (16 images); None writes the file without running it.
@@ -133,9 +134,9 @@ def export_onnx(
     from faq_keras.converters import qdq  # imports onnx, which not every user needs
 
     compare = None if verify is None else _onnx_comparison()
-    path = Path(path)
-    program = lower(model, "float32")
-    facts = _metadata(model, program, "int4", "NCHW", "onnx", _onnx_tensor_facts)
+    path, twin = Path(path), to_keras3(model)
+    program = lower(twin, "float32")
+    facts = _metadata(twin, program, "int4", "NCHW", "onnx", _onnx_tensor_facts)
     program = dataclasses.replace(program, metadata=facts)
     report = None
     with atomic_write(path) as temporary:
@@ -158,7 +159,7 @@ def _onnx_comparison() -> Callable[..., ParityReport]:
 
 
 def verify(
-    model: keras.Model,
+    model: Any,
     path: str | os.PathLike[str],
     x: Any,
     runtimes: Sequence[str] = ("xnnpack",),
@@ -212,10 +213,8 @@ def _laid_out(program: IntegerProgram, weights: str) -> IntegerProgram:
     return result
 
 
-def _expected(
-    model: keras.Model, program: IntegerProgram, x: Any
-) -> Iterator[dict[str, np.ndarray]]:
-    """What Keras computes, chunk by chunk, by tensor name."""
+def _expected(model: Any, program: IntegerProgram, x: Any) -> Iterator[dict[str, np.ndarray]]:
+    """What the model computes in its own Keras, chunk by chunk, by tensor name."""
     codes = KerasCodes(model, program)
     if isinstance(x, str):
         if x != RANDOM_INPUTS:
@@ -227,7 +226,7 @@ def _expected(
             yield codes.random(min(step, _RANDOM_IMAGES - start), seed=start)
         return
     step = _images_per_chunk(program)
-    shapes = {t._keras_history.operation.name: tuple(t.shape) for t in model.inputs}
+    shapes = {tensor._keras_history[0].name: tuple(tensor.shape) for tensor in model.inputs}
     for batch in input_batches(x, None, shapes, "verification"):
         for start in range(0, len(next(iter(batch.values()))), step):
             yield codes({name: part[start : start + step] for name, part in batch.items()})

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import keras
 
-from faq_keras.compat import is_tf_keras
+from faq_keras.compat import is_tf_keras, keras_of
 
 Value = TypeVar("Value")
 
@@ -163,34 +163,44 @@ def functional_of(model: Any) -> Any:
     """The functional model behind a model: itself, or what a Sequential keeps inside.
 
     Raises:
-        ValueError: If it has none: a subclassed, unbuilt, tf_keras or no model.
+        ValueError: If it has none: a subclassed, unbuilt or no model.
     """
-    if is_tf_keras(model):
-        raise ValueError(
-            f"Model '{model.name}' belongs to tf_keras (Keras 2). Load it with Keras 3, which "
-            f"reads Keras 2 .h5 and .keras "
-            "files of CNNs: keras.saving.load_model(path)."
-        )
-    if not isinstance(model, keras.Model):
+    library = keras_of(model)
+    if not isinstance(model, library.Model):
         raise ValueError(f"Expected a Keras model, received {type(model).__name__}.")
-    if isinstance(model, keras.Sequential):
-        if not model.built or getattr(model, "_functional", None) is None:
+    functional = model
+    if isinstance(model, library.Sequential):
+        functional = model if is_tf_keras(model) else getattr(model, "_functional", None)
+        if not model.built or not hasattr(functional, "_nodes_by_depth"):
             raise ValueError(
                 f"Model '{model.name}' is not built: its input shape is unknown. Add "
                 f"keras.Input(shape) as its first layer "
                 "or call model.build(input_shape)."
             )
-        return model._functional
-    if not hasattr(model, "_nodes_by_depth"):
+    elif not hasattr(model, "_nodes_by_depth"):
         raise ValueError(
             f"Model '{model.name}' ({type(model).__name__}) is a subclassed model without a graph "
             f"of layers. Rebuild it with "
             "the functional API: keras.Model(inputs, outputs)."
         )
-    return model
+    return functional
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCall:
+    """One call of a layer in a functional model: a Keras 3 node, as tf_keras has it."""
+
+    operation: Any
+    input_tensors: list[Any]
+    outputs: list[Any]
 
 
 def layer_calls(functional: Any) -> Iterator[Any]:
-    """The calls (Keras nodes) of a functional model in topological order."""
+    """The calls (Keras 3 nodes, or `LayerCall`s) of a functional model in topological order."""
     for depth in sorted(functional._nodes_by_depth, reverse=True):
-        yield from functional._nodes_by_depth[depth]
+        for node in functional._nodes_by_depth[depth]:
+            if is_tf_keras(functional):
+                outputs = keras.tree.flatten(node.outputs)
+                yield LayerCall(node.layer, list(node.keras_inputs), outputs)
+            else:
+                yield node

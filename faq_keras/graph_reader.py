@@ -18,6 +18,7 @@ from typing import Any
 
 import keras
 
+from faq_keras.compat import is_tf_keras
 from faq_keras.graph import (
     HEAD_KIND,
     KERNEL_KINDS,
@@ -28,7 +29,8 @@ from faq_keras.graph import (
     layer_calls,
 )
 
-_LAYER_KINDS: dict[type, str] = {
+# What each supported layer is in the graph.
+LAYER_KINDS: dict[type, str] = {
     keras.layers.InputLayer: "input",
     keras.layers.Conv2D: "conv",
     keras.layers.DepthwiseConv2D: "depthwise",
@@ -53,7 +55,7 @@ _LAYER_KINDS: dict[type, str] = {
 }
 # What these layers compute when nothing before them takes them in.
 _AFFINE_KINDS = ("batch_norm", "activation")
-SUPPORTED = ", ".join(sorted(cls.__name__ for cls in _LAYER_KINDS))
+SUPPORTED = ", ".join(sorted(cls.__name__ for cls in LAYER_KINDS))
 
 
 def read_graph(model: keras.Model) -> Graph:
@@ -66,6 +68,11 @@ def read_graph(model: keras.Model) -> Graph:
         ValueError: If the model has no graph (subclassed), is not built, or contains something that
             cannot be quantized: every such layer is listed.
     """
+    if is_tf_keras(model):
+        raise ValueError(
+            f"Model '{model.name}' belongs to tf_keras (Keras 2): read the graph of its Keras 3 "
+            "twin, faq_keras.rewrite.bridge.to_keras3(model)."
+        )
     functional = functional_of(model)
     reader = _Reader()
     reader.visit(functional)
@@ -124,13 +131,13 @@ class _Reader:
         inputs = tuple(self.producer[id(tensor)] for tensor in call.input_tensors)
         if id(operation) in self._seen and getattr(layer, "weights", None):
             self.problems.append(f"Layer '{layer.name}' is called more than once (shared weights)")
-        elif id(operation) in self._seen and type(layer) in _LAYER_KINDS:
+        elif id(operation) in self._seen and type(layer) in LAYER_KINDS:
             name = self._unused(layer.name)
             layer = type(layer).from_config(layer.get_config() | {"name": name})
         self._seen.add(id(operation))
         self._names.add(name)
         shape = tuple(call.outputs[0].shape)
-        kind = _LAYER_KINDS.get(type(layer))
+        kind = LAYER_KINDS.get(type(layer))
         if kind is None:
             self.problems.append(f"Layer '{name}' ({type(layer).__name__}) is not supported")
             kind = "identity"

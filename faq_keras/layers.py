@@ -1,4 +1,4 @@
-"""The quantized Keras 3 layers: one layer is one integer op of the deployed network.
+"""The quantized layers: one layer is one integer op of the deployed network.
 
 A quantized layer holds the float layers that it replaces (`float_layers`: a convolution, its batch
 normalization, its ReLU) as ordinary sublayers, so their weights, initializers, regularizers and
@@ -10,6 +10,11 @@ batch statistics, inference the folded integer arithmetic (`arithmetic`).
     layer = q.get_layer("conv1")    # a QuantizedConv2D, named after the first float layer in it
     layer.float_layers              # [<Conv2D conv1>, <BatchNormalization bn1>, <ReLU relu1>]
     layer.plan.output               # 4 unsigned bits, step 2^-2
+
+Both Kerases have the same layers: the classes below know no Keras, and `QUANTIZED_LAYERS` holds
+what they become with `keras.layers.Layer` or `tf_keras.layers.Layer` as their base, registered so
+that saved models load. They compute in float32 whatever the dtype policy: the integers of the
+network are exact in it, and not in half precision.
 """
 
 from __future__ import annotations
@@ -17,23 +22,30 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
+import tf_keras
 
 from faq_keras import arithmetic
+from faq_keras.compat import check_backend, keras_of
 from faq_keras.plan import LayerPlan, PlanSettings, TensorSpec
 from faq_keras.quantize_configs import (
     AffineQuantizeConfig,
     KernelQuantizeConfig,
+    kernel_attribute,
     quantize_config,
 )
 
-register = keras.saving.register_keras_serializable(package="faq_keras")
+if TYPE_CHECKING:
+    from keras.layers import Layer as KerasLayer  # of either Keras
+else:
+    KerasLayer = object
 
 
-class QuantizedLayer(keras.layers.Layer):
+class QuantizedLayer(KerasLayer):
     """Base of the quantized layers.
 
     Args:
@@ -48,16 +60,17 @@ class QuantizedLayer(keras.layers.Layer):
         self,
         plan: LayerPlan | dict[str, Any],
         input_specs: Sequence[TensorSpec | dict[str, Any]],
-        float_layers: Sequence[keras.layers.Layer | dict[str, Any]] = (),
+        float_layers: Sequence[Any] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        check_backend()
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.plan = LayerPlan.from_dict(plan) if isinstance(plan, dict) else plan
         specs = tuple(TensorSpec(**s) if isinstance(s, dict) else s for s in input_specs)
         self.quantize_config = quantize_config(self.plan, specs)
+        load = keras_of(self).layers.deserialize
         self.float_layers = [
-            keras.layers.deserialize(layer) if isinstance(layer, dict) else layer
-            for layer in float_layers
+            load(layer) if isinstance(layer, dict) else layer for layer in float_layers
         ]
 
     @property
@@ -81,20 +94,20 @@ class QuantizedLayer(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """The plan entry and the float layers, as plain types."""
         own = self.quantize_config.get_config()
-        layers = [keras.layers.serialize(layer) for layer in self.float_layers]
+        layers = [keras_of(self).layers.serialize(layer) for layer in self.float_layers]
         return super().get_config() | own | {"float_layers": layers}
 
 
-@register
 class QuantizedInput(QuantizedLayer):
     """Preprocesses the input and puts it on its 8-bit grid; holds the plan's settings."""
 
     def __init__(
         self,
         plan: LayerPlan | dict[str, Any],
-        settings: PlanSettings | dict[str, Any],
         input_specs: Sequence[TensorSpec | dict[str, Any]] = (),
         float_layers: Sequence[Any] = (),
+        *,
+        settings: PlanSettings | dict[str, Any],
         **kwargs: Any,
     ) -> None:
         super().__init__(plan, input_specs, float_layers, **kwargs)
@@ -123,10 +136,10 @@ class QuantizedFoldedLayer(QuantizedLayer):
     """
 
     @property
-    def batch_norm_layer(self) -> keras.layers.BatchNormalization | None:
+    def batch_norm_layer(self) -> Any:
         """The batch normalization, or None."""
         for layer in self.float_layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
+            if isinstance(layer, keras_of(self).layers.BatchNormalization):
                 return layer
         return None
 
@@ -185,19 +198,24 @@ class QuantizedKernelLayer(QuantizedFoldedLayer):
     @property
     def channel_shape(self) -> tuple[int, ...]:
         """Sizes of the kernel's last axes, the output channels."""
-        return tuple(self.kernel_layer.kernel.shape[-1:])
+        return tuple(self.kernel.shape[-1:])
 
     @property
-    def kernel_layer(self) -> keras.layers.Layer:
+    def kernel_layer(self) -> Any:
         """The convolution or dense layer."""
         return self.float_layers[0]
+
+    @property
+    def kernel(self) -> Any:
+        """Its float weights."""
+        return getattr(self.kernel_layer, kernel_attribute(self.kernel_layer))
 
     def fold(self) -> arithmetic.Folded:
         """Quantized weights; bias and batch normalization as bias and multiplier."""
         layer = self.kernel_layer
         return arithmetic.fold(
             self.quantize_config,
-            kernel=layer.kernel,
+            kernel=self.kernel,
             bias=layer.bias if layer.use_bias else None,
             batch_norm=self._batch_norm() if self.batch_norm_layer is not None else None,
             channel_shape=self.channel_shape,
@@ -206,11 +224,10 @@ class QuantizedKernelLayer(QuantizedFoldedLayer):
     def before_batch_norm(self, inputs: tf.Tensor) -> tf.Tensor:
         """The layer with quantized weights and its float bias."""
         layer = self.kernel_layer
-        x = self.accumulate(inputs, self.quantize_config.kernel_quantizer(layer.kernel))
+        x = self.accumulate(inputs, self.quantize_config.kernel_quantizer(self.kernel))
         return x + layer.bias if layer.use_bias else x
 
 
-@register
 class QuantizedConv2D(QuantizedKernelLayer):
     """Conv2D [+ BatchNormalization] [+ ReLU] as one CONV_2D; grouped ones, too."""
 
@@ -223,14 +240,13 @@ class QuantizedConv2D(QuantizedKernelLayer):
         )
 
 
-@register
 class QuantizedDepthwiseConv2D(QuantizedKernelLayer):
     """DepthwiseConv2D [+ BatchNormalization] [+ ReLU] as one DEPTHWISE_CONV_2D."""
 
     @property
     def channel_shape(self) -> tuple[int, ...]:
         """Input channels and depth multiplier: together the output channels."""
-        return tuple(self.kernel_layer.kernel.shape[-2:])
+        return tuple(self.kernel.shape[-2:])
 
     def accumulate(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """`[batch, height, width, in]` and `[height, width, in, depth multiplier]`."""
@@ -241,7 +257,6 @@ class QuantizedDepthwiseConv2D(QuantizedKernelLayer):
         )
 
 
-@register
 class QuantizedDense(QuantizedKernelLayer):
     """Dense [+ ReLU] as one FULLY_CONNECTED (16-bit logits: behind a widening QUANTIZE)."""
 
@@ -250,7 +265,6 @@ class QuantizedDense(QuantizedKernelLayer):
         return tf.matmul(inputs, kernel)
 
 
-@register
 class QuantizedAffine(QuantizedFoldedLayer):
     """BatchNormalization [+ ReLU], or a ReLU, that stand alone: a 1x1 DEPTHWISE_CONV_2D.
 
@@ -279,7 +293,6 @@ class QuantizedAffine(QuantizedFoldedLayer):
         return inputs * tf.reshape(kernel, [-1])
 
 
-@register
 class QuantizedConcatenate(QuantizedLayer):
     """Concatenate along the channels as one CONCATENATION of tensors on one grid."""
 
@@ -288,7 +301,6 @@ class QuantizedConcatenate(QuantizedLayer):
         return tf.concat(list(inputs), axis=-1)
 
 
-@register
 class QuantizedRequantize(QuantizedLayer):
     """Moves a tensor onto the grid of those that it is concatenated with: one QUANTIZE."""
 
@@ -297,7 +309,6 @@ class QuantizedRequantize(QuantizedLayer):
         return self.quantize_config.output_quantizer(inputs, training)
 
 
-@register
 class QuantizedAdd(QuantizedLayer):
     """Add [+ ReLU] of two tensors as one ADD; rounds half up, as XNNPACK does."""
 
@@ -306,7 +317,6 @@ class QuantizedAdd(QuantizedLayer):
         return self.quantize_config.output_quantizer(inputs[0] + inputs[1], training)
 
 
-@register
 class QuantizedAveragePooling2D(QuantizedLayer):
     """AveragePooling2D as one AVERAGE_POOL_2D; input and output share their exponent."""
 
@@ -318,7 +328,6 @@ class QuantizedAveragePooling2D(QuantizedLayer):
         )
 
 
-@register
 class QuantizedGlobalAveragePooling2D(QuantizedLayer):
     """GlobalAveragePooling2D as a DEPTHWISE_CONV_2D with ones: the mean has its own exponent."""
 
@@ -329,8 +338,7 @@ class QuantizedGlobalAveragePooling2D(QuantizedLayer):
         return y if pool.keepdims else tf.squeeze(y, axis=[1, 2])
 
 
-# The quantized layer of each node kind of the graph.
-QUANTIZED_LAYERS: dict[str, type[QuantizedLayer]] = {
+_BY_KIND: dict[str, type[QuantizedLayer]] = {
     "input": QuantizedInput,
     "conv": QuantizedConv2D,
     "depthwise": QuantizedDepthwiseConv2D,
@@ -341,4 +349,22 @@ QUANTIZED_LAYERS: dict[str, type[QuantizedLayer]] = {
     "add": QuantizedAdd,
     "average_pool": QuantizedAveragePooling2D,
     "global_pool": QuantizedGlobalAveragePooling2D,
+}
+
+
+def _layers_of(library: ModuleType) -> dict[str, type[QuantizedLayer]]:
+    """The classes above as layers of one Keras, registered with it under their names."""
+    register = library.saving.register_keras_serializable(package="faq_keras")
+    members = {"__module__": __name__}
+    return {
+        kind: register(
+            type(cls.__name__, (cls, library.layers.Layer), {**members, "__doc__": cls.__doc__})
+        )
+        for kind, cls in _BY_KIND.items()
+    }
+
+
+# The quantized layer of each node kind of the graph, for each Keras.
+QUANTIZED_LAYERS: dict[ModuleType, dict[str, type[QuantizedLayer]]] = {
+    library: _layers_of(library) for library in (keras, tf_keras)
 }

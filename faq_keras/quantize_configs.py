@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import tf_keras
+
 from faq_keras import fixed_point
 from faq_keras.compat import QuantizeConfig
 from faq_keras.plan import LayerPlan, TensorSpec
@@ -28,8 +30,11 @@ from faq_keras.quantizers import (
 # other runtimes).
 _ROUNDING = {"add": fixed_point.HALF_UP, "requantize": fixed_point.HALF_UP}
 _HEAD_ROUNDING = fixed_point.HALF_AWAY  # the int16 fully connected kernel
+# tfmot clones the layers that are annotated with a config.
+_register = tf_keras.saving.register_keras_serializable("faq_keras")
 
 
+@_register
 class OutputQuantizeConfig(QuantizeConfig):
     """A layer whose output tensor alone is quantized: the input, additions, pools.
 
@@ -79,6 +84,7 @@ class OutputQuantizeConfig(QuantizeConfig):
         return cls(LayerPlan.from_dict(config["plan"]), specs)
 
 
+@_register
 class AffineQuantizeConfig(OutputQuantizeConfig):
     """A layer that multiplies and adds per channel: a batch normalization that stands alone.
 
@@ -94,6 +100,7 @@ class AffineQuantizeConfig(OutputQuantizeConfig):
         self.bias_quantizer = BiasQuantizer()
 
 
+@_register
 class KernelQuantizeConfig(AffineQuantizeConfig):
     """A layer with a kernel: convolutions and dense layers, with their batch normalization.
 
@@ -109,11 +116,16 @@ class KernelQuantizeConfig(AffineQuantizeConfig):
 
     def get_weights_and_quantizers(self, layer: Any) -> list[tuple[Any, Any]]:
         """The kernel and its quantizer (tfmot's interface)."""
-        return [(layer.kernel, self.kernel_quantizer)]
+        return [(getattr(layer, kernel_attribute(layer)), self.kernel_quantizer)]
 
     def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
         """Gives the layer its quantized kernel (tfmot's interface)."""
-        layer.kernel = quantize_weights[0]
+        setattr(layer, kernel_attribute(layer), quantize_weights[0])
+
+
+def kernel_attribute(layer: Any) -> str:
+    """Where a layer keeps its kernel: tf_keras' DepthwiseConv2D has a name of its own for it."""
+    return "depthwise_kernel" if hasattr(layer, "depthwise_kernel") else "kernel"
 
 
 def quantize_config(plan: LayerPlan, input_specs: tuple[TensorSpec, ...]) -> OutputQuantizeConfig:

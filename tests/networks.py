@@ -1,16 +1,19 @@
-"""Small float networks with lived-in weights for the tests of the core."""
+"""Small float networks with lived-in weights for the tests of the core, in either Keras."""
+
+import functools
 
 import keras
 import numpy as np
+import tf_keras
 
 layers = keras.layers
 
 
-def randomize(model: keras.Model, seed: int = 0) -> keras.Model:
+def randomize(model, seed: int = 0):
     """Gives batch normalizations the statistics and signs of multipliers that training leaves."""
     rng = np.random.default_rng(seed)
     for layer in model._flatten_layers():
-        if isinstance(layer, layers.BatchNormalization):
+        if type(layer).__name__ == "BatchNormalization":
             channels = layer.moving_mean.shape[0]
             layer.moving_mean.assign(rng.normal(0, 0.3, channels))
             layer.moving_variance.assign(rng.uniform(0.2, 2.0, channels))
@@ -28,20 +31,22 @@ def images(count: int, shape: tuple[int, ...] = (8, 8, 3), seed: int = 0) -> np.
     return np.random.default_rng(seed).normal(0, 0.5, (count, *shape)).astype(np.float32)
 
 
-def conv_bn_relu(x, filters, size=3, strides=1, relu=True, **kwargs):
+def conv_bn_relu(x, filters, size=3, strides=1, relu=True, layers=layers, **kwargs):
     x = layers.Conv2D(filters, size, strides, padding="same", use_bias=False, **kwargs)(x)
     x = layers.BatchNormalization()(x)
     return layers.ReLU()(x) if relu else x
 
 
-def tiny_resnet(shape=(8, 8, 3), classes=5) -> keras.Model:
+def tiny_resnet(shape=(8, 8, 3), classes=5, library=keras):
     """Two residual blocks, one with a projection shortcut; the layers are always named alike."""
     keras.utils.clear_session(free_memory=False)
-    inputs = keras.Input(shape, name="image")
-    x = conv_bn_relu(inputs, 8)
-    x = layers.ReLU()(layers.Add()([conv_bn_relu(conv_bn_relu(x, 8), 8, relu=False), x]))
-    shortcut = conv_bn_relu(x, 12, 1, 2, relu=False)
-    y = conv_bn_relu(conv_bn_relu(x, 12, strides=2), 12, relu=False)
+    tf_keras.backend.clear_session()
+    layers, block = library.layers, functools.partial(conv_bn_relu, layers=library.layers)
+    inputs = library.Input(shape, name="image")
+    x = block(inputs, 8)
+    x = layers.ReLU()(layers.Add()([block(block(x, 8), 8, relu=False), x]))
+    shortcut = block(x, 12, 1, 2, relu=False)
+    y = block(block(x, 12, strides=2), 12, relu=False)
     x = layers.ReLU()(layers.Add()([y, shortcut]))
     x = layers.GlobalAveragePooling2D()(x)
-    return randomize(keras.Model(inputs, layers.Dense(classes)(x), name="tiny_resnet"))
+    return randomize(library.Model(inputs, layers.Dense(classes)(x), name="tiny_resnet"))

@@ -182,9 +182,9 @@ def test_what_is_no_model_is_refused():
         read_graph("model.keras")
 
 
-def test_tf_keras_models_are_refused_with_the_way_out():
+def test_tf_keras_models_are_read_as_their_twins():
     import tf_keras
 
     model = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Dense(2)])
-    with pytest.raises(ValueError, match=r"tf_keras \(Keras 2\).*load_model"):
+    with pytest.raises(ValueError, match=r"tf_keras \(Keras 2\).*to_keras3"):
         read_graph(model)

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
 from faq_keras import layers as quantized_layers
+from faq_keras.compat import keras_of
 from faq_keras.graph import layer_calls
 from faq_keras.integer.program import IntegerProgram, Tensor
 
@@ -26,11 +26,12 @@ class KerasCodes:
     """What a quantized model computes in inference, as the integers of a program's tensors.
 
     Args:
-        model: The quantized model.
+        model: The quantized model, of either Keras.
         program: Its lowering.
     """
 
-    def __init__(self, model: keras.Model, program: IntegerProgram) -> None:
+    def __init__(self, model: Any, program: IntegerProgram) -> None:
+        library = keras_of(model)
         self._program = program
         self._inputs: dict[str, Any] = {}  # the input quantizers, by name of the model's input
         grids: dict[str, Any] = {}
@@ -40,9 +41,10 @@ class KerasCodes:
             if isinstance(layer, quantized_layers.QuantizedInput):
                 self._inputs[layer.plan.name] = layer
                 grids[layer.plan.name] = call.outputs[0]
-            elif layer.name in program.tensors and not isinstance(layer, keras.layers.InputLayer):
+            elif layer.name in program.tensors and not isinstance(layer, library.layers.InputLayer):
                 outputs[layer.name] = call.outputs[0]
-        self._network = keras.Model(list(grids.values()), outputs)
+        self._shapes = {name: tuple(tensor.shape[1:]) for name, tensor in grids.items()}
+        self._network = library.Model(list(grids.values()), outputs)
 
     def random(self, images: int, seed: int = 0) -> dict[str, npt.NDArray[np.generic]]:
         """The integers of all tensors for random input codes over their whole range."""
@@ -50,7 +52,7 @@ class KerasCodes:
         values = {}
         for name, layer in self._inputs.items():
             spec = layer.plan.output
-            shape = (images, *layer.output.shape[1:])
+            shape = (images, *self._shapes[name])
             codes = rng.integers(spec.lowest, spec.highest, shape, endpoint=True)
             values[name] = (codes * spec.step).astype(np.float32)
         return self._codes(values)

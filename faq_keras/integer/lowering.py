@@ -29,16 +29,17 @@ from faq_keras.integer import limits
 from faq_keras.integer.builder import ProgramBuilder, activation_tensor
 from faq_keras.integer.constants import LayerConstants, layer_constants
 from faq_keras.integer.program import IntegerProgram, Tensor
+from faq_keras.rewrite.bridge import to_keras3
 from faq_keras.rewrite.keras3 import plan_of
 
 INPUT_TYPES = ("int8", "uint8", "float32")
 
 
-def lower(model: keras.Model, input_type: str = "int8", softmax: bool = False) -> IntegerProgram:
+def lower(model: Any, input_type: str = "int8", softmax: bool = False) -> IntegerProgram:
     """Lowers a quantized model.
 
     Args:
-        model: A model that `faq_keras.apply` made.
+        model: A model that `faq_keras.apply` made, of either Keras.
         input_type: "int8" (the network's own codes), or "uint8" / "float32": a QUANTIZE op at the
             input converts.
 
@@ -55,12 +56,15 @@ def lower(model: keras.Model, input_type: str = "int8", softmax: bool = False) -
         raise ValueError(
             f"input_type must be one of {', '.join(INPUT_TYPES)}, received {input_type!r}."
         )
+    model = to_keras3(model)
+    calls = list(layer_calls(model)) if hasattr(model, "_nodes_by_depth") else []
+    _check_layers(model, [call.operation for call in calls])
     plan = plan_of(model)
     builder = ProgramBuilder(input_type)
     names: dict[int, str] = {}
-    for call in layer_calls(model):
+    for call in calls:
         read = [names[id(tensor)] for tensor in call.input_tensors]
-        result = _add_layer(builder, call.operation, read)
+        result = _handler(call.operation)(builder, call.operation, read)
         names.update({id(tensor): result for tensor in call.outputs})
     outputs = [names[id(tensor)] for tensor in model.outputs]
     if softmax:
@@ -78,16 +82,24 @@ def lower(model: keras.Model, input_type: str = "int8", softmax: bool = False) -
     )
 
 
-def _add_layer(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
-    """Adds what a layer computes; gives the name of its tensor."""
-    for cls, handler in _HANDLERS.items():
-        if isinstance(layer, cls):
-            return handler(builder, layer, inputs)
-    raise ValueError(
-        f"Layer '{layer.name}' ({type(layer).__name__}) of the quantized model has no integer op. "
-        "Models made by faq_keras.apply have one for every layer: quantize the float model with "
-        "this layer in it, or remove it."
-    )
+def _check_layers(model: keras.Model, layers: list[Any]) -> None:
+    """Raises one error that lists the layers of a quantized model without an integer op."""
+    unknown = [layer for layer in layers if _handler(layer) is None]
+    quantized = any(isinstance(layer, quantized_layers.QuantizedLayer) for layer in layers)
+    if unknown and quantized:
+        listed = "\n  - ".join(f"Layer '{la.name}' ({type(la).__name__})" for la in unknown)
+        raise ValueError(
+            f"Model '{model.name}' has layers without an integer op:\n  - {listed}\n"
+            "Models made by faq_keras.apply have one for every layer. Quantize the float model "
+            "with these layers in it, without other quantize configs, or remove them."
+        )
+
+
+def _handler(layer: Any) -> Any:
+    """The function that adds what a layer computes and gives the name of its tensor, or None."""
+    if getattr(layer, "activation", None) in (keras.activations.relu, keras.activations.relu6):
+        return None  # a float layer: quantized ones clip in their output's quantizer
+    return next((add for cls, add in _HANDLERS.items() if isinstance(layer, cls)), None)
 
 
 def _input(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
@@ -164,15 +176,9 @@ def _geometry(conv: Any) -> dict[str, Any]:
 
 def _conv(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     constants = layer_constants(layer, channel_axes=1)  # codes: [out, height, width, in]
+    geometry = _geometry(layer.kernel_layer)
     return _kernel_layer(
-        builder,
-        layer,
-        inputs[0],
-        constants,
-        constants.codes,
-        0,
-        "conv_2d",
-        **_geometry(layer.kernel_layer),
+        builder, layer, inputs[0], constants, constants.codes, 0, "conv_2d", **geometry
     )
 
 

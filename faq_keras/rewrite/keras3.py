@@ -12,7 +12,7 @@ holds its own entry, and `plan_of` collects them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -20,15 +20,19 @@ import keras
 from faq_keras.graph import LIST_KINDS, Graph, Node, evaluate, functional_of, layer_calls
 from faq_keras.layers import QUANTIZED_LAYERS, QuantizedInput, QuantizedLayer
 from faq_keras.plan import QuantPlan
+from faq_keras.rewrite.rebuild import LayerCopies, call_chain, input_like, rebuild
 
 
-def quantize_model(model: keras.Model, graph: Graph, plan: QuantPlan) -> keras.Model:
+def quantize_model(
+    model: keras.Model, graph: Graph, plan: QuantPlan, left_float: Collection[str] = ()
+) -> keras.Model:
     """The quantized twin of a float model.
 
     Args:
         model: The float Keras 3 model; left untouched.
         graph: Its graph.
         plan: A plan that fits it.
+        left_float: Names of nodes to leave as they are.
 
     Returns:
         An uncompiled functional model with the same inputs, outputs, name and weights.
@@ -37,11 +41,9 @@ def quantize_model(model: keras.Model, graph: Graph, plan: QuantPlan) -> keras.M
         ValueError: If the plan does not fit the graph.
     """
     plan.check_fits({node.name: node.kind for node in graph.quantized_nodes})
-    copies = _LayerCopies()
+    copies = LayerCopies()
     symbolic = {
-        node.name: keras.Input(
-            batch_shape=node.layers[0].batch_shape, dtype=node.layers[0].dtype, name=node.name
-        )
+        node.name: input_like(node.layers[0].output, node.name, keras)
         for node in graph.nodes
         if node.kind == "input"
     }
@@ -50,8 +52,8 @@ def quantize_model(model: keras.Model, graph: Graph, plan: QuantPlan) -> keras.M
         layers = [
             copies(layer) for layer in node.layers if not isinstance(layer, keras.layers.InputLayer)
         ]
-        if node.name not in plan:
-            return layers[0](inputs[0])
+        if node.name not in plan or node.name in left_float:
+            return call_chain(layers, inputs)
         layer = quantized_layer(node, plan, layers)
         return layer(inputs if node.kind in LIST_KINDS else inputs[0])
 
@@ -74,13 +76,12 @@ def quantized_layer(
         plan: A plan with its entry and those of what it reads.
         layers: The float layers that it is to hold: the node's own, or copies of them.
     """
-    specs = plan.input_specs(node.name)
+    arguments: dict[str, Any] = {"name": node.name}
     if node.kind == "input":
         # The model's InputLayer has the node's name already.
-        return QuantizedInput(
-            plan[node.name], plan.settings, specs, layers, name=f"{node.name}_quantized"
-        )
-    return QUANTIZED_LAYERS[node.kind](plan[node.name], specs, layers, name=node.name)
+        arguments = {"name": f"{node.name}_quantized", "settings": plan.settings}
+    quantized = QUANTIZED_LAYERS[keras][node.kind]
+    return quantized(plan[node.name], plan.input_specs(node.name), layers, **arguments)
 
 
 def float_model(quantized: keras.Model) -> keras.Model:
@@ -90,42 +91,20 @@ def float_model(quantized: keras.Model) -> keras.Model:
         ValueError: If the model has no quantized layers.
     """
     plan_of(quantized)
-    copies = _LayerCopies()
-    values: dict[int, Any] = {}
-    symbolic: dict[str, Any] = {}
-    for call in layer_calls(quantized):
-        operation = call.operation
-        if isinstance(operation, keras.layers.InputLayer):
-            value: Any = keras.Input(
-                batch_shape=operation.batch_shape, dtype=operation.dtype, name=operation.name
-            )
-            symbolic[operation.name] = value
-        else:
-            read = [values[id(tensor)] for tensor in call.input_tensors]
-            value = _call_chain([copies(layer) for layer in _float_layers(operation)], read)
-        values[id(call.outputs[0])] = value
-    names = [tensor._keras_history.operation.name for tensor in quantized.inputs]
-    inputs = keras.tree.pack_sequence_as(quantized.input, [symbolic[name] for name in names])
-    flat = [values[id(tensor)] for tensor in quantized.outputs]
-    outputs = keras.tree.pack_sequence_as(quantized.output, flat)
-    model = keras.Model(inputs, outputs, name=quantized.name)
+    copies = LayerCopies()
+    model = rebuild(
+        quantized, keras, lambda call: [copies(layer) for layer in _float_layers(call.operation)]
+    )
     copies.transfer_weights()
     return model
 
 
-def _float_layers(layer: Any) -> Sequence[keras.layers.Layer]:
+def _float_layers(layer: Any) -> Sequence[Any]:
     return layer.float_layers if isinstance(layer, QuantizedLayer) else [layer]
 
 
-def _call_chain(layers: Sequence[Callable[[Any], Any]], inputs: list[Any]) -> Any:
-    value = inputs if len(inputs) > 1 else inputs[0]
-    for layer in layers:
-        value = layer(value)
-    return value
-
-
-def plan_of(model: keras.Model) -> QuantPlan:
-    """The plan that a quantized model carries.
+def plan_of(model: Any) -> QuantPlan:
+    """The plan that a quantized model of either Keras carries.
 
     Raises:
         ValueError: If the model has no quantized layers.
@@ -138,30 +117,18 @@ def plan_of(model: keras.Model) -> QuantPlan:
             f"Model '{model.name}' carries no quantization plan: it was not made by "
             f"faq_keras.apply."
         )
+    names = {layer.plan.name for layer in layers}
+    missing = sorted({name for layer in layers for name in layer.plan.inputs} - names)
+    if missing:
+        raise ValueError(
+            f"Model '{model.name}' is quantized in part: {', '.join(missing)} stayed float or has "
+            "a quantize config that is not faq_keras'. Annotate these layers for FAQScheme, too."
+        )
     return QuantPlan(settings[0], tuple(layer.plan for layer in layers))
 
 
-def record_recipe(model: keras.Model, name: str) -> None:
+def record_recipe(model: Any, name: str) -> None:
     """Notes in a quantized model's plan what it was fine-tuned by; other models are left alone."""
     for layer in model._flatten_layers():
         if isinstance(layer, QuantizedInput):
             layer.settings = dataclasses.replace(layer.settings, recipe=name)
-
-
-class _LayerCopies:
-    """Copies layers, and their weights once the copies are built."""
-
-    def __init__(self) -> None:
-        self._pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
-
-    def __call__(self, layer: keras.layers.Layer) -> keras.layers.Layer:
-        copy = type(layer).from_config(layer.get_config())
-        self._pairs.append((layer, copy))
-        return copy
-
-    def transfer_weights(self) -> None:
-        for layer, copy in self._pairs:
-            if layer.weights:
-                copy.set_weights(layer.get_weights())
-            if isinstance(copy, keras.layers.Normalization):
-                copy.finalize_state()

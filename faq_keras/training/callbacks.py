@@ -7,6 +7,8 @@ Ordinary Keras callbacks, usable with any model and any optimizer:
         MetricsLog("run/metrics.jsonl"),
         NaNAlarm(),
     ])
+
+They work in the `fit` of Keras 3 and of tf_keras.
 """
 
 from __future__ import annotations
@@ -21,11 +23,16 @@ from typing import Any, Protocol
 
 import keras
 import numpy as np
+import tf_keras
 
 from faq_keras.files import append_line, drop_torn_line
 
 
-class LearningRate(keras.callbacks.LearningRateScheduler):
+class Callback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
+    """A callback for both Kerases, whose hooks have the same names."""
+
+
+class LearningRate(keras.callbacks.LearningRateScheduler, Callback):
     """Sets the optimizer's learning rate at the start of each epoch, and logs it.
 
     With `steps_per_epoch` it is set before every batch instead, from the same course at the
@@ -54,7 +61,7 @@ class LearningRate(keras.callbacks.LearningRateScheduler):
             self.model.optimizer.learning_rate = float(self.rate(now))
 
 
-class VirtualBatches(keras.callbacks.Callback):
+class VirtualBatches(Callback):
     """Sets how many real batches make one update, at the start of each epoch.
 
     Attributes:
@@ -95,7 +102,7 @@ class LayerStates(Protocol):
     latest: dict[str, dict[str, float | int]]
 
 
-class MetricsLog(keras.callbacks.Callback):
+class MetricsLog(Callback):
     """Appends one JSON object per epoch to a file: epoch, learning rate, seconds, every metric.
 
     Each line is on the disk before the next epoch begins. A resumed run goes on in the same file
@@ -141,7 +148,7 @@ class TrainingDivergedError(ValueError):
     """A metric or a weight is no longer a finite number."""
 
 
-class NaNAlarm(keras.callbacks.Callback):
+class NaNAlarm(Callback):
     """Stops a training whose loss is no longer a finite number, and says where it happened.
 
     Raises `TrainingDivergedError` after the batch (loss) or the epoch (any metric, any weight) that
@@ -193,10 +200,12 @@ class NaNAlarm(keras.callbacks.Callback):
         )
 
 
-def first_not_finite(model: keras.Model) -> str | None:
+def first_not_finite(model: Any) -> str | None:
     """Names the first layer with weights that are NaN or infinite, and how many; None if none."""
     for layer in model._flatten_layers(include_self=False):
-        for weight in layer._trainable_variables + layer._non_trainable_variables:
+        if len(list(layer._flatten_layers())) > 1:
+            continue  # its parts come by themselves
+        for weight in layer.weights:
             values = np.asarray(keras.ops.convert_to_numpy(weight))
             if not np.issubdtype(values.dtype, np.floating):
                 continue

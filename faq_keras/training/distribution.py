@@ -25,6 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from faq_keras.compat import keras_of
 from faq_keras.training.interruption import StopRequest
 from faq_keras.workers import place, team
 
@@ -120,7 +121,7 @@ def check_batch_size(batch_size: int, devices: int) -> None:
         )
 
 
-def synchronize(model: keras.Model) -> None:
+def synchronize(model: Any) -> None:
     """Makes Keras' own batch normalizations use the statistics of the whole batch, too.
 
     It is Keras' `synchronized=True`, which is saved with the model and changes nothing where there
@@ -128,7 +129,7 @@ def synchronize(model: keras.Model) -> None:
     """
     if model.distribute_strategy.num_replicas_in_sync > 1:
         for layer in model._flatten_layers():
-            if isinstance(layer, keras.layers.BatchNormalization):
+            if isinstance(layer, keras_of(layer).layers.BatchNormalization):
                 layer.synchronized = True
 
 

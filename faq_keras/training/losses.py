@@ -14,20 +14,18 @@ from typing import Any
 
 import keras
 
+from faq_keras.compat import keras_of
+
 # Layers behind a softmax that leave its values what they are.
-_TRANSPARENT = (
-    keras.layers.Dropout,
-    keras.layers.Flatten,
-    keras.layers.Identity,
-    keras.layers.Reshape,
-)
+_TRANSPARENT = ("Dropout", "Flatten", "Identity", "Reshape")
 
 
-def classification_loss(model: keras.Model, labels: Sequence[int | None]) -> keras.losses.Loss:
+def classification_loss(model: Any, labels: Sequence[int | None]) -> Any:
     """Cross-entropy for a classifier with one output.
 
     Args:
-        model: A functional or sequential model; output `[batch, classes]` (or `[..., classes]`).
+        model: A functional or sequential model of either Keras; output `[batch, classes]` (or
+            `[..., classes]`).
         labels: Shape of a batch of labels: `[batch]` or `[batch, 1]` class numbers, or one-hot
             `[batch, classes]`.
 
@@ -38,7 +36,7 @@ def classification_loss(model: keras.Model, labels: Sequence[int | None]) -> ker
     Raises:
         ValueError: The loss cannot be read from the model and the labels; says why.
     """
-    advice = "Pass loss= to say what to minimise."
+    losses, advice = keras_of(model).losses, "Pass loss= to say what to minimise."
     end = _last_activation(model)
     if end is None:
         raise ValueError(
@@ -55,9 +53,9 @@ def classification_loss(model: keras.Model, labels: Sequence[int | None]) -> ker
     from_logits = end != "softmax"
     labels = tuple(labels)
     if len(labels) == len(shape) and labels[-1] == classes:
-        return keras.losses.CategoricalCrossentropy(from_logits=from_logits)
+        return losses.CategoricalCrossentropy(from_logits=from_logits)
     if len(labels) == len(shape) - 1 or (len(labels) == len(shape) and labels[-1] == 1):
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+        return losses.SparseCategoricalCrossentropy(from_logits=from_logits)
     raise ValueError(
         f"Labels of shape {labels} do not fit model {model.name!r}, whose output has the shape "
         f"{shape}. Expected: class numbers of shape {shape[:-1]} or one-hot rows of shape {shape}. "
@@ -65,18 +63,20 @@ def classification_loss(model: keras.Model, labels: Sequence[int | None]) -> ker
     )
 
 
-def _last_activation(model: keras.Model) -> str | None:
+def _last_activation(model: Any) -> str | None:
     """Name of the activation that the output comes from ("linear" if none), None if unknown."""
     outputs: list[Any] = keras.tree.flatten(getattr(model, "outputs", None) or [])
     if len(outputs) != 1:
         return None
+    layers = keras_of(model).layers
+    transparent = tuple(getattr(layers, name) for name in _TRANSPARENT)
     operation, node, _ = outputs[0]._keras_history
-    while isinstance(operation, _TRANSPARENT):
-        before = operation._inbound_nodes[node].input_tensors[0]
+    while isinstance(operation, transparent):
+        before = keras.tree.flatten(operation._inbound_nodes[node].input_tensors)[0]
         operation, node, _ = before._keras_history
-    if isinstance(operation, keras.Model):
+    if isinstance(operation, keras_of(model).Model):
         return _last_activation(operation)
-    if isinstance(operation, keras.layers.Softmax):
+    if isinstance(operation, layers.Softmax):
         return "softmax"
     activation = getattr(operation, "activation", None)
     return getattr(activation, "__name__", None) or "linear"

@@ -67,16 +67,13 @@ class SGD(keras.optimizers.Optimizer):
     ) -> None:
         if isinstance(learning_rate, numbers.Real):
             learning_rate = float(learning_rate)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"SGD: momentum has to lie in [0, 1). Received: {momentum!r}.")
-        if weight_decay < 0:
-            raise ValueError(f"SGD: weight_decay has to be >= 0. Received: {weight_decay!r}.")
+        check_arguments(momentum, weight_decay)
         super().__init__(learning_rate, loss_scale_factor=loss_scale_factor, name=name)
         self.momentum = float(momentum)
         self.weight_decay = float(weight_decay)
         self.exclude_names = list(exclude_names)
         self.exclude_paths = list(exclude_paths)
-        self._virtual_batches = self._counter(_checked_count(virtual_batches), "virtual_batches")
+        self._virtual_batches = self._counter(check_count(virtual_batches), "virtual_batches")
         self._gathered = self._counter(0, "gathered_batches")
 
     def _counter(self, value: int, name: str) -> keras.Variable:
@@ -90,7 +87,7 @@ class SGD(keras.optimizers.Optimizer):
 
     @virtual_batches.setter
     def virtual_batches(self, count: int) -> None:
-        self._virtual_batches.assign(_checked_count(count))
+        self._virtual_batches.assign(check_count(count))
 
     def exclude_from_weight_decay(
         self,
@@ -136,12 +133,10 @@ class SGD(keras.optimizers.Optimizer):
         velocity, gradient_sum = self._velocities[index], self._gradient_sums[index]
         gathered, _ = self._gather()
         total = gradient_sum + ops.cast(gradient, variable.dtype)
-        descent = total / ops.cast(gathered, variable.dtype)
-        if self._decays[index]:
-            descent += self._decays[index] * variable
-        moved = self.momentum * velocity + descent
-        self.assign(velocity, moved)
-        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * moved)
+        mean = total / ops.cast(gathered, variable.dtype)
+        new = moved(velocity, mean, variable, self.momentum, self._decays[index])
+        self.assign(velocity, new)
+        self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * new)
         self.assign(gradient_sum, ops.zeros_like(total))
 
     def _gather(self) -> tuple[tf.Tensor, tf.Tensor]:
@@ -179,16 +174,7 @@ class SGD(keras.optimizers.Optimizer):
     def _backend_apply_gradients(
         self, grads: Sequence[tf.Tensor], trainable_variables: Sequence[keras.Variable]
     ) -> None:
-        sparse = [
-            getattr(variable, "path", variable.name)
-            for gradient, variable in zip(grads, trainable_variables, strict=True)
-            if isinstance(gradient, tf.IndexedSlices)
-        ]
-        if sparse:
-            raise ValueError(
-                f"SGD: the gradients of {sparse} are sparse, but momentum and weight decay move "
-                "whole tensors. Freeze these layers or train them with keras.optimizers.SGD."
-            )
+        check_dense(grads, trainable_variables)
         super()._backend_apply_gradients(grads, trainable_variables)
         gathered, full = self._gather()
         # `apply` counts this batch as an iteration afterwards; only an update is one.
@@ -211,7 +197,36 @@ class SGD(keras.optimizers.Optimizer):
         }
 
 
-def _checked_count(count: Any) -> int:
+def moved(velocity: Any, gradient: Any, variable: Any, momentum: float, decay: float) -> Any:
+    """The new velocity: PyTorch's rule, with the weight decay inside the momentum."""
+    descent = gradient + decay * variable if decay else gradient
+    return momentum * velocity + descent
+
+
+def check_arguments(momentum: float, weight_decay: float) -> None:
+    """Raises a ValueError that names the argument of `SGD` that is out of range."""
+    if not 0 <= momentum < 1:
+        raise ValueError(f"SGD: momentum has to lie in [0, 1). Received: {momentum!r}.")
+    if weight_decay < 0:
+        raise ValueError(f"SGD: weight_decay has to be >= 0. Received: {weight_decay!r}.")
+
+
+def check_dense(gradients: Sequence[Any], variables: Sequence[Any]) -> None:
+    """Raises a ValueError that names the variables with sparse gradients."""
+    sparse = [
+        getattr(variable, "path", variable.name)
+        for gradient, variable in zip(gradients, variables, strict=True)
+        if isinstance(gradient, tf.IndexedSlices)
+    ]
+    if sparse:
+        raise ValueError(
+            f"SGD: the gradients of {sparse} are sparse, but momentum and weight decay move "
+            "whole tensors. Freeze these layers or train them with keras.optimizers.SGD."
+        )
+
+
+def check_count(count: Any) -> int:
+    """A number of virtual batches as an int; a ValueError if it is none."""
     if int(count) != count or count < 1:
         raise ValueError(f"virtual_batches has to be a whole number >= 1. Received: {count!r}.")
     return int(count)

@@ -21,6 +21,8 @@ from typing import Any
 
 import keras
 
+from faq_keras.compat import is_tf_keras
+from faq_keras.training import tf_keras_optimizer
 from faq_keras.training.callbacks import LearningRate, VirtualBatches
 from faq_keras.training.optimizer import SGD
 from faq_keras.training.schedules import Constant, Exponential, Schedule, Steps
@@ -52,17 +54,27 @@ class Recipe:
 
     @functools.cached_property
     def optimizer(self) -> SGD:
-        """The optimizer: one object per recipe object, because it belongs to one model."""
-        return SGD(
-            self.learning_rate(0),
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            virtual_batches=int(self.virtual_batches(0)),
-        )
+        """The Keras 3 optimizer: one object per recipe object, as it belongs to one model."""
+        return SGD(**self._optimizer_arguments)
+
+    def optimizer_for(self, model: Any) -> Any:
+        """`optimizer`, or for a tf_keras model a new one of that Keras."""
+        if is_tf_keras(model):
+            return tf_keras_optimizer.SGD(**self._optimizer_arguments)
+        return self.optimizer
+
+    @property
+    def _optimizer_arguments(self) -> dict[str, Any]:
+        return {
+            "learning_rate": self.learning_rate(0),
+            "momentum": self.momentum,
+            "weight_decay": self.weight_decay,
+            "virtual_batches": int(self.virtual_batches(0)),
+        }
 
     @property
     def callbacks(self) -> list[keras.callbacks.Callback]:
-        """Callbacks that set the learning rate and the virtual batches of each epoch."""
+        """Callbacks of either Keras: they set each epoch's learning rate and virtual batches."""
         return [LearningRate(self.learning_rate), VirtualBatches(self.virtual_batches)]
 
     def with_epochs(self, epochs: int) -> Recipe:

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from faq_keras.compat import is_tf_keras
+from faq_keras.compat import keras_of
 from faq_keras.files import atomic_write
 from faq_keras.layers import QuantizedLayer
 from faq_keras.rewrite.keras3 import plan_of, record_recipe
@@ -32,7 +32,7 @@ from faq_keras.workers import team
 
 
 def fine_tune(
-    model: keras.Model,
+    model: Any,
     train_data: Any,
     recipe: str | Recipe = "w4a4",
     epochs: int | None = None,
@@ -41,23 +41,24 @@ def fine_tune(
     metrics: Sequence[Any] | None = None,
     workdir: str | os.PathLike[str] | None = None,
     verbose: str | int = "auto",
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: Sequence[Any] = (),
     steps_per_epoch: int | None = None,
-) -> keras.callbacks.History:
+) -> Any:
     """Trains a model by one of the paper's recipes.
 
     A model made in the scope of `tf.distribute.MirroredStrategy` trains on its devices; batches are
     those of all devices together.
 
     Args:
-        model: Any Keras 3 model, quantized or float; it is compiled anew and trained in place.
+        model: Any model of Keras 3 or tf_keras, quantized or float; it is compiled anew and trained
+            in place.
         train_data: A batched `tf.data.Dataset` of `(images, labels)` or a pair of arrays, which are
             shuffled and batched by the recipe's batch size. Images as the model takes them.
         recipe: Name of a recipe (see `faq_keras.recipe`) or a `Recipe`.
         epochs: Number of epochs, to which the recipe is stretched. None: the recipe's own.
         validation_data: Like `train_data`; evaluated after each epoch.
         loss: What to minimise. None: the cross-entropy that fits the model's end and the labels.
-        metrics: Keras metrics. None: accuracy.
+        metrics: Metrics of the model's Keras. None: accuracy.
         workdir: Folder for `metrics.jsonl`, TensorBoard events (`tensorboard/`), and at the end
             `model.keras` and, of a quantized model, `plan.json`. It is made if missing.
         verbose: As in `fit`, where "auto" is a progress bar on a terminal and one line per epoch
@@ -66,24 +67,19 @@ def fine_tune(
         steps_per_epoch: Batches per epoch of an endless data set.
 
     Returns:
-        The Keras history, also of the learning rate.
+        The `History` of the model's Keras, also of the learning rate.
 
     Raises:
         ValueError: Data that does not fit the model, no loss that can be inferred, unknown recipe;
             `TrainingDivergedError` if the loss is no longer finite.
         OSError: `workdir` cannot be written.
     """
-    if is_tf_keras(model):
-        raise ValueError(
-            f"Model {model.name!r} belongs to tf_keras (Keras 2), fine_tune trains Keras 3 models. "
-            "Save it as .h5 and load it with keras.saving.load_model, or call its own fit."
-        )
     if team(model.distribute_strategy).workers > 1:
         raise ValueError(
             "fine_tune is Keras' fit, which fails with several workers. Use "
             "faq_keras.training.experiment.run, or faq train --distribution=multi_worker."
         )
-    course = _recipe(recipe, epochs)
+    library, course = keras_of(model), _recipe(recipe, epochs)
     train, images, labels = _fit_data(train_data, course.batch_size, "train_data")
     _check_images(model, images, "train_data")
     fit_arguments: dict[str, Any] = {**train, "steps_per_epoch": steps_per_epoch}
@@ -94,17 +90,17 @@ def fine_tune(
             (validation["x"], validation["y"]) if "y" in validation else validation["x"]
         )
     model.compile(
-        optimizer=course.optimizer,
+        optimizer=course.optimizer_for(model),
         loss=loss if loss is not None else classification_loss(model, labels),
         metrics=list(metrics) if metrics is not None else ["accuracy"],
-        jit_compile=jit_compile(),
+        jit_compile=jit_compile() if library is keras else False,
     )
     synchronize(model)
     folder = None if workdir is None else Path(workdir)
     history = model.fit(
         **fit_arguments,
         epochs=course.epochs,
-        callbacks=[*course.callbacks, NaNAlarm(), *callbacks, *_logs(folder)],
+        callbacks=[*course.callbacks, NaNAlarm(), *callbacks, *_logs(model, folder)],
         verbose=_verbosity(verbose),
     )
     record_recipe(model, course.name)
@@ -130,15 +126,15 @@ def _verbosity(verbose: str | int) -> str | int:
     return 1 if sys.stdout.isatty() else 2
 
 
-def _logs(folder: Path | None) -> list[keras.callbacks.Callback]:
+def _logs(model: Any, folder: Path | None) -> list[Any]:
     if folder is None:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    events = keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False)
+    events = keras_of(model).callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False)
     return [MetricsLog(folder / "metrics.jsonl"), events]
 
 
-def save_result(model: keras.Model, folder: Path) -> None:
+def save_result(model: Any, folder: Path) -> None:
     """Writes `model.keras` and, of a quantized model, `plan.json`; each whole or not at all."""
     with atomic_write(folder / "model.keras") as partial:
         model.save(partial)
@@ -192,7 +188,7 @@ def _described(data: Any) -> str:
     return type(data).__name__
 
 
-def _check_images(model: keras.Model, images: Any, name: str) -> None:
+def _check_images(model: Any, images: Any, name: str) -> None:
     """Compares the data's shape with a model's single input; others are left to Keras."""
     expected = getattr(model, "input_shape", None)
     if not (isinstance(expected, tuple) and isinstance(images, list)):

@@ -1,0 +1,51 @@
+"""Pretrained backbones as nested models, with their own top or a new head."""
+
+import numpy as np
+import pytest
+
+import faq_keras
+from tests import networks
+
+X, Y = networks.images(16, (32, 32, 3)), np.arange(16) % 3
+
+
+def backbone(library, top):
+    """A small MobileNet with random weights (the test machine has no network)."""
+    return networks.randomize(
+        library.applications.MobileNet(
+            input_shape=(32, 32, 3),
+            alpha=0.25,
+            include_top=top,
+            pooling=None if top else "avg",
+            weights=None,
+            classes=3,
+        )
+    )
+
+
+def test_a_frozen_backbone_gets_a_new_head(library, tmp_path):
+    base = backbone(library, top=False)
+    base.trainable = False
+    image = library.Input((32, 32, 3), name="image")
+    x = library.layers.Rescaling(1 / 2.0, name="rescale")(image)
+    x = library.layers.Dropout(0.1, name="dropout")(base(x, training=False))
+    model = library.Model(image, library.layers.Dense(3, name="head")(x), name="transfer")
+    q = faq_keras.apply(model, calibration_data=X)
+    assert [tuple(weight.shape) for weight in q.trainable_weights] == [(256, 3), (3,)]
+    before = [np.array(weight) for weight in q.get_weights()]
+    recipe = faq_keras.recipe("w8a8", epochs=1, learning_rate=0.05, batch_size=16)
+    faq_keras.fine_tune(q, (X, Y), recipe, verbose=0)
+    moved = [not np.array_equal(a, b) for a, b in zip(before, q.get_weights(), strict=True)]
+    assert sum(moved) == 2  # the head's kernel and bias; no statistics of the backbone
+    assert faq_keras.export_tflite(q, tmp_path / "m.tflite", verify=X[:2]).mismatches == 0
+
+
+@pytest.mark.slow
+def test_a_backbone_with_its_own_top(library, tmp_path):
+    image = library.Input((32, 32, 3), name="image")
+    model = library.Model(image, backbone(library, top=True)(image), name="whole")
+    q = faq_keras.apply(model, calibration_data=X)
+    np.testing.assert_allclose(q.predict_on_batch(X).sum(axis=1), 1, rtol=1e-5)  # a softmax
+    assert faq_keras.export_tflite(q, tmp_path / "m.tflite", verify=X[:2]).mismatches == 0
+    f = faq_keras.to_float(q)
+    np.testing.assert_allclose(f.predict_on_batch(X), model.predict_on_batch(X), atol=1e-5)
