@@ -45,6 +45,7 @@ def config() -> config_dict.ConfigDict:
     | expected_float_accuracy | of the float network, 0..1: a run that starts far below it warns |
     | deterministic | ops that give the same bits in every run, on GPUs too |
     | checkpoint_steps | batches between two checkpoints |
+    | gradient_noise_steps | batches between two looks at the gradient noise (Figure 1); 0: none |
     """  # noqa: E501 - a table
     return config_dict.ConfigDict(
         {
@@ -95,5 +96,6 @@ def config() -> config_dict.ConfigDict:
             "seed": 1,
             "deterministic": True,
             "checkpoint_steps": 1000,
+            "gradient_noise_steps": 0,
         }
     )

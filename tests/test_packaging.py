@@ -49,7 +49,9 @@ def test_the_wheel_holds_every_module_of_the_rooms(wheel):
         for path in (ROOT / name).rglob("*.py")
     }
     assert packed == {path.as_posix() for path in inside | beside}
-    assert "faq_keras/py.typed" in zipfile.ZipFile(wheel).namelist()
+    others = {"faq_keras/py.typed"}
+    others |= {f"faq_keras/report/templates/page.{suffix}" for suffix in ("html", "css", "md")}
+    assert others <= set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_an_installation_owns_one_top_level_name_and_leaves_pypis_tflite_alone(wheel, tmp_path):

@@ -3,11 +3,14 @@
 pipeline = pipeline_of(config)
 experiment = experiment_of(config, pipeline)
 plain(config)                         # as JSON types, for config.json
+trained(config, "runs/first")         # all of it: what `faq train` does
 """
 
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,10 +24,13 @@ from faq_keras.data.preparation import CorruptImages
 from faq_keras.data.records import Shard, Source, indexed
 from faq_keras.data.sources import load_source
 from faq_keras.data.transforms import transform
+from faq_keras.diagnostics import GradientNoise
 from faq_keras.policy import Policy, check_bits
-from faq_keras.training.experiment import Experiment
+from faq_keras.report.runs import NOISE
+from faq_keras.training.experiment import Experiment, run
 from faq_keras.training.recipes import Recipe
 from faq_keras.training.schedules import Exponential
+from faq_keras.workers import team
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -142,13 +148,51 @@ def experiment_of(config: ConfigDict, data: Pipeline) -> Experiment:
         rate_per=config.learning_rate_per,
         checkpoint_steps=config.checkpoint_steps,
         expected_float_accuracy=config.expected_float_accuracy,
+        callbacks=lambda folder: _diagnostics(config, folder),
     )
+
+
+def trained(
+    config: ConfigDict, workdir: str | os.PathLike[str], resume: bool = False
+) -> dict[str, Any]:
+    """Runs a configuration in a folder, as `faq_keras.training.experiment.run` does.
+
+    In the scope of a `tf.distribute` strategy it runs on its devices. Deterministic ops are the
+    caller's business: they have to be switched on before a strategy exists.
+
+    Returns:
+        What it reports.
+
+    Raises:
+        ValueError: Configuration, data, network or folder cannot be used; the training diverged.
+        Interrupted: A signal asked to stop; the run can be resumed.
+    """
+    keras.utils.set_random_seed(config.seed)
+    crew = team()
+    data = pipeline_of(config, shard=(crew.worker, crew.workers))
+    experiment = experiment_of(config, data)
+    print(
+        f"Data: {data.source.name} from {data.source.place}: {data.train_images:,} training and "
+        f"{data.validation_images:,} validation images, {data.classes} classes."
+    )
+    if crew.replicas > 1:
+        print(
+            f"Worker {crew.worker} of {crew.workers}; each of the "
+            f"{crew.replicas} devices gets {data.batch_size // crew.replicas} of a batch's "
+            f"{data.batch_size} images."
+        )
+    return run(experiment, os.fspath(workdir), plain(config), resume)
 
 
 def network_of(config: ConfigDict, data: Pipeline, checked: bool = True) -> keras.Model:
     """The float network behind its normalization; takes pixels 0..255."""
     network = networks.build(config.model, config.weights, data.classes, data.input_shape, checked)
     return networks.normalized(network, config.data.mean, config.data.std)
+
+
+def _diagnostics(config: ConfigDict, folder: Path) -> list[keras.callbacks.Callback]:
+    every = config.gradient_noise_steps
+    return [GradientNoise(folder / NOISE, every)] if every else []
 
 
 def _bits(config: ConfigDict) -> int | tuple[int, int] | None:

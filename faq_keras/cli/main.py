@@ -26,6 +26,8 @@ COMMANDS = {
     "export": "write a quantized .keras model as a fully integer .tflite file",
     "verify": "compare a .tflite file with its model, every tensor; exit 1 on any mismatch",
     "unpack": "write a packed int4 .tflite file as an int8 one",
+    "reproduce": "run the tables and figures of the paper again: measured beside published",
+    "report": "write a page about a training run: curves, noise, ranges, layers, parity",
     "benchmark": "measure .tflite files on this machine, a phone, a microcontroller, an NPU",
     "setup": "install what a runtime needs: faq setup aarch64 (ARM, emulated)",
     "inspect": "show a .tflite file, a .keras model or a plan as a table",

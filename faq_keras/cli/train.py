@@ -2,7 +2,7 @@
 
 Runs the experiment of a configuration: evaluates the float network, quantizes it with calibration,
 fine-tunes it by the recipe. DIR gets config.json, plan.json, metrics.jsonl, tensorboard/,
-checkpoints/ (last.npz, best.keras), model.keras and report.json.
+checkpoints/ (last.npz, best.keras), model.keras and result.json.
 
 A run that was stopped or killed goes on with --resume, bit for bit as if it had not been; with
 --resume and nothing to go on with, it begins. --dry_run builds everything, prints plan, schedule
@@ -20,17 +20,13 @@ import logging
 import sys
 from typing import Any
 
-import keras
 import tensorflow as tf
 from absl import flags
-from ml_collections.config_dict import ConfigDict
 
 from faq_keras.cli import common, experiments
 from faq_keras.cli.config_flag import ConfigFlags
 from faq_keras.training import distribution
-from faq_keras.training.experiment import run
 from faq_keras.training.interruption import Interrupted
-from faq_keras.workers import team
 
 FLAGS = ConfigFlags(__name__)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", flag_values=FLAGS)
@@ -70,29 +66,11 @@ def main(arguments: list[str]) -> int:
         tf.config.experimental.enable_op_determinism()
     with distribution.strategy_named(_DISTRIBUTION.value).scope():
         try:
-            _show(_run(config))
+            _show(experiments.trained(config, _WORKDIR.value, _RESUME.value))
         except Interrupted as stop:
             print(f"faq train: {stop}", file=sys.stderr)
             return 128 + stop.signal
     return 0
-
-
-def _run(config: ConfigDict) -> dict[str, Any]:
-    keras.utils.set_random_seed(config.seed)
-    crew = team()
-    data = experiments.pipeline_of(config, shard=(crew.worker, crew.workers))
-    experiment = experiments.experiment_of(config, data)
-    print(
-        f"Data: {data.source.name} from {data.source.place}: {data.train_images:,} training and "
-        f"{data.validation_images:,} validation images, {data.classes} classes."
-    )
-    if crew.replicas > 1:
-        print(
-            f"Worker {crew.worker} of {crew.workers}; each of the "
-            f"{crew.replicas} devices gets {data.batch_size // crew.replicas} of a batch's "
-            f"{data.batch_size} images."
-        )
-    return run(experiment, _WORKDIR.value, experiments.plain(config), _RESUME.value)
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@
 The float network is pretrained (if asked to) and evaluated, quantized with calibration, trained by
 the recipe and evaluated again. The folder gets `config.json`, `start.keras` (the network before its
 first step), `plan.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `model.keras` and
-`report.json`. Each of these appears whole, so a run that was killed goes on wherever it was.
+`result.json`. Each of these appears whole, so a run that was killed goes on wherever it was.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from faq_keras.training.uncalibrated import uncalibrated_plan
 from faq_keras.training.watch import LayerWatch, first_not_finite_output
 from faq_keras.training.workdir import (
     CONFIG,
-    REPORT,
+    RESULT,
     WorkdirError,
     claim,
     locked,
@@ -50,6 +51,7 @@ from faq_keras.workers import team
 
 START, MODEL, METRICS, EVENTS = "start.keras", "model.keras", "metrics.jsonl", "tensorboard"
 PRETRAINING = "pretraining"
+_PACKAGES = ("faq_keras", "tensorflow", "keras", "numpy")
 _WATCHED = 64  # images of the batch on which layers are looked at
 _FAR_BELOW = 0.05  # of accuracy: further below what is expected than chance explains
 
@@ -73,6 +75,7 @@ class Experiment:
         rate_per: "epoch" or "step": how often the learning rate is set.
         checkpoint_steps: Batches between two checkpoints.
         expected_float_accuracy: Accuracy (0..1) the float network is known to have, or None.
+        callbacks: Gives more callbacks for the training in a folder (not for the pretraining).
     """
 
     network: Callable[[], keras.Model]
@@ -88,6 +91,7 @@ class Experiment:
     rate_per: str = "epoch"
     checkpoint_steps: int = 1000
     expected_float_accuracy: float | None = None
+    callbacks: Callable[[Path], Sequence[keras.callbacks.Callback]] = lambda folder: ()
 
 
 def run(
@@ -132,7 +136,8 @@ def run(
         if not report:
             with _given_back_if_it_fails(folder):
                 _prepare(experiment, folder)
-        model = _trained(experiment, experiment.recipe, folder)
+        more = experiment.callbacks(folder) if crew.chief else ()
+        model = _trained(experiment, experiment.recipe, folder, more)
         record_recipe(model, experiment.recipe.name)
         crew.first(lambda: _finish(model, folder))
         return _report_of(folder)
@@ -140,7 +145,7 @@ def run(
 
 def _finish(model: keras.Model, folder: Path) -> None:
     save_result(model, folder)
-    write_json(folder / REPORT, _report_of(folder) | {"status": "finished"} | _result(folder))
+    write_json(folder / RESULT, _report_of(folder) | {"status": "finished"} | _result(folder))
 
 
 def _check_shared(folder: Path) -> None:
@@ -177,7 +182,7 @@ def _result(folder: Path) -> dict[str, Any]:
 
 
 def _report_of(folder: Path) -> dict[str, Any]:
-    return read_json(folder / REPORT) if (folder / REPORT).exists() else {}
+    return read_json(folder / RESULT) if (folder / RESULT).exists() else {}
 
 
 def _prepare(experiment: Experiment, folder: Path) -> None:
@@ -189,6 +194,7 @@ def _prepare(experiment: Experiment, folder: Path) -> None:
         "model": network.name,
         "recipe": experiment.recipe.name,
         "epochs": experiment.recipe.epochs,
+        "versions": {name: metadata.version(name) for name in _PACKAGES},
         "float": evaluated(network, experiment.data),
     }
     warn_of_preprocessing(report["float"]["accuracy"], experiment)
@@ -202,7 +208,7 @@ def _prepare(experiment: Experiment, folder: Path) -> None:
         if experiment.bits is not None:
             plan_of(model).save(folder / "plan.json")
         _save_model(model, folder / START)
-        write_json(folder / REPORT, report)  # last: says that the start is complete
+        write_json(folder / RESULT, report)  # last: says that the start is complete
 
     team().first(write)
 
@@ -331,7 +337,12 @@ def warn_of_preprocessing(accuracy: float, experiment: Experiment) -> None:
         )
 
 
-def _trained(experiment: Experiment, recipe: Recipe, folder: Path) -> keras.Model:
+def _trained(
+    experiment: Experiment,
+    recipe: Recipe,
+    folder: Path,
+    more: Sequence[keras.callbacks.Callback] = (),
+) -> keras.Model:
     """The network of the folder's `start.keras` after the recipe, or what is left of it.
 
     It is always read from the file, with the seed set, so that a run that is resumed before its
@@ -356,6 +367,7 @@ def _trained(experiment: Experiment, recipe: Recipe, folder: Path) -> keras.Mode
             keras.callbacks.TensorBoard(str(folder / EVENTS), write_graph=False),
             Progress(recipe.epochs, steps, data.batch_size),
         ]
+    callbacks += more
     loop = Loop(model, data, recipe, folder, experiment.checkpoint_steps, callbacks)
     with data.corrupt.named():
         loop.run(resume=True)

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from faq_keras.files import atomic_write
 
-CONFIG, LOCK, REPORT = "config.json", "lock", "report.json"
+CONFIG, LOCK, RESULT = "config.json", "lock", "result.json"
 # What may change between start and resume: it has no influence on the numbers.
 FREE = ("data.data_dir", "checkpoint_steps", "expected_float_accuracy")
 
@@ -158,7 +158,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _progress(folder: Path) -> str:
-    if (folder / REPORT).exists() and read_json(folder / REPORT).get("status") == "finished":
+    if (folder / RESULT).exists() and read_json(folder / RESULT).get("status") == "finished":
         return "finished"
     return "not finished"
 

@@ -52,7 +52,7 @@ def test_train_leaves_a_model_that_eval_measures_alike_as_keras_and_tflite(faq, 
     assert "1,000 training and 60 validation images, 6 classes" in outcome.out
     assert "epoch 2/2: accuracy " in outcome.out
     assert "after 2 epoch(s) of w4a4" in outcome.out
-    report = json.loads((workdir / "report.json").read_text())
+    report = json.loads((workdir / "result.json").read_text())
     assert json.loads((workdir / "config.json").read_text())["epochs"] == 2
 
     q = faq_keras.QuantPlan.load(workdir / "plan.json")
@@ -187,6 +187,6 @@ def test_smoke_stops_at_ctrl_c_resumes_and_learns(tmp_path):
     assert "Go on with the same command and --resume" in error
     done = subprocess.run(command, timeout=500, **pipes)
     assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "result.json").read_text())
     assert report["float"]["accuracy"] > 0.93
     assert report["trained"]["accuracy"] > 0.9

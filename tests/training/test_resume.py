@@ -108,7 +108,7 @@ def test_kill_9_and_a_polite_stop_in_the_middle_of_epochs_change_no_byte(finishe
     one, other = (keras.saving.load_model(f / "model.keras") for f in (tmp_path, finished))
     for mine, theirs in zip(one.get_weights(), other.get_weights(), strict=True):
         assert mine.tobytes() == theirs.tobytes()
-    reports = [json.loads((f / "report.json").read_text()) for f in (tmp_path, finished)]
+    reports = [json.loads((f / "result.json").read_text()) for f in (tmp_path, finished)]
     assert [r.pop("seconds") > 0 for r in reports] == [True, True]
     assert reports[0] == reports[1]
 
@@ -161,12 +161,12 @@ def test_the_folder_of_a_finished_run(finished):
         "model.keras",
         "plan.json",
         "pretraining",
-        "report.json",
+        "result.json",
         "start.keras",
         "tensorboard",
     }
     assert (finished / "lock").read_text() == ""
-    report = json.loads((finished / "report.json").read_text())
+    report = json.loads((finished / "result.json").read_text())
     assert report["status"] == "finished"
     assert report["trained"]["accuracy"] == epochs(finished)[-1]["val_accuracy"]
     assert report["best"]["accuracy"] == max(line["val_accuracy"] for line in epochs(finished))
@@ -184,7 +184,7 @@ def test_a_finished_run_is_refused_without_resume_and_left_alone_with_it(finishe
     with pytest.raises(WorkdirError, match=r"holds a run already \(finished\)"):
         run(runs.experiment(), finished, CONFIG)
     report = run(runs.experiment(), finished, CONFIG, resume=True)
-    assert report == json.loads((finished / "report.json").read_text())
+    assert report == json.loads((finished / "result.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.*")} == before
 
 

@@ -1,0 +1,1 @@
+"""Reports: one page that opens anywhere, and the same as Markdown and JSON."""
