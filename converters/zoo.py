@@ -24,6 +24,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from faq_keras.archives import check_archive
 from faq_keras.converters.errors import ConversionError
 
 MEMBER = "faq_preprocessing.json"
@@ -192,12 +193,13 @@ def preprocessing_of(path: str | os.PathLike[str]) -> Preprocessing | None:
     """The preprocessing that lies in a `.keras` file; None if there is none.
 
     Raises:
-        ConversionError: The file is not a `.keras` file.
+        ConversionError: The file is not a `.keras` file, or its preprocessing is damaged.
     """
     try:
+        check_archive(path)
         with zipfile.ZipFile(path) as archive:
             if MEMBER not in archive.namelist():
                 return None
             return Preprocessing.from_json(archive.read(MEMBER).decode())
-    except zipfile.BadZipFile as error:
+    except (KeyError, RecursionError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ConversionError(f"{os.fspath(path)} is not a .keras file ({error}).") from error

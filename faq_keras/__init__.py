@@ -9,7 +9,8 @@ The command line is `faq --help`.
 
 from importlib import metadata as _metadata
 
-from faq_keras import converters, diagnostics, tflite
+from faq_keras import converters, custom_layers, diagnostics, tflite
+from faq_keras.custom_layers import register
 from faq_keras.deployment import export_onnx, export_tflite, verify
 from faq_keras.integer.parity_report import ParityError
 from faq_keras.plan import QuantPlan
@@ -26,12 +27,14 @@ __all__ = [
     "QuantPlan",
     "apply",
     "converters",
+    "custom_layers",
     "diagnostics",
     "export_onnx",
     "export_tflite",
     "fine_tune",
     "plan_of",
     "recipe",
+    "register",
     "tflite",
     "to_float",
     "verify",

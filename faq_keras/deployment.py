@@ -13,6 +13,7 @@ the file gets its name only after all of it went well.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,7 +100,8 @@ def export_tflite(
         if verify is not None:
             found = parity.compare(_expected(model, program, verify), program, temporary)
             report = dataclasses.replace(found, path=str(path)).check()
-    model_card.write(path, program, audited, report, metrics)
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    model_card.write(path, program, audited, report, metrics, digest)
     return report
 
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import keras
 
 from faq_keras.compat import is_tf_keras, keras_of
+from faq_keras.plan import CUSTOM_PREFIX
 
 Value = TypeVar("Value")
 
@@ -31,6 +32,8 @@ HEAD_KIND = "head"
 QUANTIZED_KINDS = (
     "input", *KERNEL_KINDS, "affine", "add", "concat", "requantize", "average_pool", "global_pool",
 )  # fmt: skip
+# Their values have a sign if what they read has one.
+_KEEPING_KINDS = (*PASSING_KINDS, HEAD_KIND, "concat", "average_pool", "global_pool")
 # They read a list of tensors.
 LIST_KINDS = ("add", "concat")
 
@@ -41,7 +44,8 @@ class Node:
 
     Attributes:
         name: Name of its first layer.
-        kind: One of `QUANTIZED_KINDS`, `PASSING_KINDS` or `HEAD_KIND`.
+        kind: One of `QUANTIZED_KINDS`, `PASSING_KINDS` or `HEAD_KIND`, or `CUSTOM_PREFIX` and the
+            name of a user's own layer.
         layers: The model's own layers that it stands for, in order; none for a "requantize" node,
             which moves a tensor onto the grid of those that it is concatenated with.
         inputs: Names of the nodes it reads.
@@ -62,6 +66,16 @@ class Node:
         return (
             f"Layer '{self.name}' ({type(self.layers[0]).__name__ if self.layers else self.kind})"
         )
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether it is a user's own layer with a tensor of its own."""
+        return self.kind.startswith(CUSTOM_PREFIX)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its output is a tensor of its own in the plan."""
+        return self.kind in QUANTIZED_KINDS or self.is_custom
 
     @property
     def batch_norm(self) -> keras.layers.BatchNormalization | None:
@@ -118,23 +132,20 @@ class Graph:
     @property
     def quantized_nodes(self) -> list[Node]:
         """The nodes with an output tensor of their own in the plan."""
-        return [node for node in self.nodes if node.kind in QUANTIZED_KINDS]
+        return [node for node in self.nodes if node.is_quantized]
 
     def carriers(self) -> dict[str, str]:
         """For every node the quantized node whose codes it hands on: itself if it is one."""
         found: dict[str, str] = {}
         for node in self.nodes:
-            own = node.kind in QUANTIZED_KINDS
-            found[node.name] = node.name if own else found[node.inputs[0]]
+            found[node.name] = node.name if node.is_quantized else found[node.inputs[0]]
         return found
 
     def is_signed(self, node: Node) -> bool:
         """Whether a node's values may be negative; an input's may, as far as the graph knows."""
-        if node.kind in (*KERNEL_KINDS, "affine", "add"):
-            return node.activation is None
-        if node.kind in ("input", "requantize"):
-            return True
-        return any(self.is_signed(self[name]) for name in node.inputs)
+        if node.kind in _KEEPING_KINDS:
+            return any(self.is_signed(self[name]) for name in node.inputs)
+        return node.activation is None
 
 
 def evaluate(

@@ -22,6 +22,7 @@ from faq_keras.compat import is_tf_keras
 from faq_keras.graph import (
     HEAD_KIND,
     KERNEL_KINDS,
+    LIST_KINDS,
     PASSING_KINDS,
     Graph,
     Node,
@@ -55,7 +56,6 @@ LAYER_KINDS: dict[type, str] = {
 }
 # What these layers compute when nothing before them takes them in.
 _AFFINE_KINDS = ("batch_norm", "activation")
-SUPPORTED = ", ".join(sorted(cls.__name__ for cls in LAYER_KINDS))
 
 
 def read_graph(model: keras.Model) -> Graph:
@@ -290,16 +290,20 @@ def _carries_input(graph: Graph, node: Node) -> bool:
 def _check(graph: Graph, problems: list[str]) -> None:
     """Raises one error that lists everything that cannot be quantized."""
     problems = list(problems)
+    if all(node.kind in ("input", "identity", HEAD_KIND) for node in graph.nodes):
+        problems.append("It has no layer that computes anything")
     for node in graph.nodes:
         reason = _why_not(node, graph)
         if reason:
             problems.append(f"{node.label} {reason}")
     if problems:
         listed = "\n  - ".join(dict.fromkeys(problems))
+        supported = ", ".join(sorted(cls.__name__ for cls in LAYER_KINDS))
         raise ValueError(
             f"Model '{graph.name}' cannot be quantized:\n  - {listed}\n"
-            f"Supported layers: {SUPPORTED}. Replace these layers, or quantize the part of the "
-            "model without them."
+            f"Supported layers: {supported}. Replace these layers, or quantize the part of the "
+            "model without them, or say how layers of your own are computed in integers: "
+            "faq_keras.register(TheLayer, ...), see docs/custom_layers.md."
         )
 
 
@@ -309,6 +313,10 @@ def _why_not(node: Node, graph: Graph) -> str | None:
     if getattr(layer, "data_format", None) == "channels_first":
         return "is channels_first: rebuild the model with data_format='channels_last'"
     rank = len(node.shape)
+    if node.kind == "input" and node.name not in graph.outputs and not graph.consumers(node.name):
+        return "is read by nothing that the model returns: build the model without this input"
+    if len(node.inputs) > 1 and node.kind not in LIST_KINDS and type(layer) in LAYER_KINDS:
+        return "reads several tensors: only additions and concatenations can"
     if node.kind == "affine" and rank not in (2, 4):
         return f"works on {rank} dimensions: flatten its input first"
     axis = getattr(layer, "axis", -1)

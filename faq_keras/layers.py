@@ -35,6 +35,7 @@ from faq_keras.plan import LayerPlan, PlanSettings, TensorSpec
 from faq_keras.quantize_configs import (
     AffineQuantizeConfig,
     KernelQuantizeConfig,
+    LayerQuantizeConfig,
     kernel_attribute,
     quantize_config,
 )
@@ -234,7 +235,9 @@ class QuantizedConv2D(QuantizedKernelLayer):
     def accumulate(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """`[batch, height, width, in]` and `[height, width, in / groups, out]`."""
         conv = self.kernel_layer
-        convolve = tf.nn.conv2d if conv.groups == 1 else arithmetic.grouped_conv2d
+        # oneDNN has no groups, and errs on one channel with two strides (`docs/reliability.md`).
+        odd = inputs.shape[-1] == 1 and len(set(conv.strides)) > 1
+        convolve = arithmetic.grouped_conv2d if conv.groups > 1 or odd else tf.nn.conv2d
         return convolve(
             inputs, kernel, conv.strides, conv.padding.upper(), dilations=conv.dilation_rate
         )
@@ -338,6 +341,34 @@ class QuantizedGlobalAveragePooling2D(QuantizedLayer):
         return y if pool.keepdims else tf.squeeze(y, axis=[1, 2])
 
 
+class QuantizedCustomLayer(QuantizedLayer):
+    """A user's own layer, computed and rounded as its quantize config says."""
+
+    quantize_config: LayerQuantizeConfig
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not isinstance(self.quantize_config, LayerQuantizeConfig):
+            raise ValueError(
+                f"Layer '{self.name}' is one of your own ({self.plan.kind}): call "
+                "faq_keras.register for it before a model with it is loaded."
+            )
+
+    def build(self, input_shape: Any) -> None:
+        """Builds the user's layer."""
+        if not self.float_layers[0].built:
+            self.float_layers[0].build(input_shape)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """The shape that the user's layer gives; it need not have this method itself."""
+        return self.float_layers[0].compute_output_spec(keras.KerasTensor(input_shape)).shape
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Any tensor that the user's layer takes."""
+        config = self.quantize_config
+        return config.output_quantizer(config.compute(self.float_layers[0], inputs), training)
+
+
 _BY_KIND: dict[str, type[QuantizedLayer]] = {
     "input": QuantizedInput,
     "conv": QuantizedConv2D,
@@ -349,6 +380,7 @@ _BY_KIND: dict[str, type[QuantizedLayer]] = {
     "add": QuantizedAdd,
     "average_pool": QuantizedAveragePooling2D,
     "global_pool": QuantizedGlobalAveragePooling2D,
+    "custom": QuantizedCustomLayer,
 }
 
 

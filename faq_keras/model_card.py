@@ -23,6 +23,7 @@ def write(
     audit: Audit,
     parity: ParityReport | None,
     metrics: Mapping[str, float] | None,
+    sha256: str,
 ) -> None:
     """Writes both cards.
 
@@ -32,8 +33,9 @@ def write(
         audit: The audit of the file.
         parity: The comparison with the model, or None if it was not made.
         metrics: Figures of the user's, such as accuracies.
+        sha256: Digest of the file, which tells whether a card and a file belong together.
     """
-    card = _facts(path, program, audit, parity, metrics)
+    card = _facts(path, program, audit, parity, metrics) | {"sha256": sha256}
     for suffix, text in ((".json", json.dumps(card, indent=1)), (".md", _markdown(card))):
         with atomic_write(path.with_suffix(f".model_card{suffix}")) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
@@ -49,7 +51,7 @@ def _facts(
     inexact = [bound.op for bound in program.bounds if not bound.exact_in_float32]
     return {
         "file": path.name,
-        "bytes": path.stat().st_size,
+        "bytes": audit.file_bytes,
         **program.metadata,
         "metrics": dict(metrics or {}),
         "audit": audit.to_dict(),
@@ -79,7 +81,7 @@ def _markdown(card: Mapping[str, Any]) -> str:
         f"- Network: {card['model']}, weights {card['weight_bits']} bits, activations "
         f"{card['activation_bits']} bits, "
         f"logits {card['logits_bits']} bits; weights stored as {card['weights']}",
-        f"- File: {card['bytes']:,} bytes",
+        f"- File: {card['bytes']:,} bytes, SHA-256 {card['sha256']}",
         f"- Plan: {card['plan_hash']}, recipe: {card['recipe'] or 'not recorded'}",
         f"- Rounding follows: {card['numerics']}",
         f"- Parity with the Keras model: {proof}",

@@ -20,7 +20,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import math
+import numbers
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,34 @@ from faq_keras.files import atomic_write
 from faq_keras.fixed_point import code_range
 
 FORMAT = "faq_keras.plan/1"
+# A user's own layer (`custom_layers`) has this and its registered name as its kind.
+CUSTOM_PREFIX = "custom:"
+# Kernels reckon with ratios of scales; beyond these no float32 holds them.
+EXPONENTS = range(-60, 61)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+# What the fields' types allow: a plan comes from a file, which may hold anything.
+_TYPES: Mapping[str, Callable[[Any], bool]] = {
+    "int": _is_int,
+    "float": lambda value: _is_int(value) or (isinstance(value, float) and math.isfinite(value)),
+    "bool": lambda value: isinstance(value, bool),
+    "str": lambda value: isinstance(value, str),
+    "tuple[str, ...]": lambda value: all(isinstance(part, str) for part in value),
+}
+
+
+def _check_types(entry: Any) -> None:
+    """Raises a ValueError if a field of a plan's part has another type than it declares."""
+    for field in dataclasses.fields(entry):
+        value, (kind, *none) = getattr(entry, field.name), str(field.type).split(" | ")
+        if not (none and value is None) and not _TYPES.get(kind, lambda _: True)(value):
+            raise ValueError(
+                f"The field {field.name} of a {type(entry).__name__} is {value!r}, not {field.type}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +77,7 @@ class TensorSpec:
     limit: int | None = None
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if self.signed and self.bits not in (8, 16):
             raise ValueError(
                 f"A signed activation tensor has 8 or 16 bits, not {self.bits}: no TFLite kernel "
@@ -54,10 +85,10 @@ class TensorSpec:
             )
         if not self.signed and not 2 <= self.bits <= 8:
             raise ValueError(f"An unsigned activation tensor has 2 to 8 bits, not {self.bits}.")
-        if not -100 <= self.exponent <= 100:
+        if self.exponent not in EXPONENTS:
             raise ValueError(
-                f"The exponent {self.exponent} of an activation tensor is out of the range [-100, "
-                f"100]."
+                f"The exponent {self.exponent} of an activation tensor is out of the range "
+                f"[{EXPONENTS[0]}, {EXPONENTS[-1]}] that integer kernels can compute with."
             )
         if self.limit is not None and not 0 < self.limit <= code_range(self.bits, self.signed)[1]:
             raise ValueError(f"The limit {self.limit} is not a code of a {self.bits}-bit tensor.")
@@ -102,8 +133,11 @@ class KernelSpec:
     clip_stds: float
 
     def __post_init__(self) -> None:
+        _check_types(self)
         if not 2 <= self.bits <= 8:
             raise ValueError(f"A weight tensor has 2 to 8 bits, not {self.bits}.")
+        if not 0 < self.clip_stds < 1000:
+            raise ValueError(f"Weights are not clipped to {self.clip_stds} standard deviations.")
 
     def __str__(self) -> str:
         return f"{self.bits:>2} signed   from weights: {self.clip_stds:g} std / 2^{self.bits}"
@@ -125,6 +159,15 @@ class MultiplierSpec:
     bits: int
     exponent: int
     finer: int = 0
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        if not 2 <= self.bits <= 8:
+            raise ValueError(f"A multiplier has 2 to 8 bits, not {self.bits}.")
+        if self.exponent not in EXPONENTS or not 0 <= self.finer <= 32:
+            raise ValueError(
+                f"The steps of multipliers cannot go from 2^{self.exponent} down {self.finer} times"
+            )
 
     def __str__(self) -> str:
         high = code_range(self.bits, signed=True)[1] * 2.0**self.exponent
@@ -152,6 +195,9 @@ class LayerPlan:
     kernel: KernelSpec | None = None
     multiplier: MultiplierSpec | None = None
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
         return dataclasses.asdict(self) | {"inputs": list(self.inputs)}
@@ -171,6 +217,11 @@ class LayerPlan:
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
         """`(tensor name, role, description)` of every tensor of the layer."""
+        if self.kernel and self.kind.startswith(CUSTOM_PREFIX):
+            how = f"{self.kernel.bits:>2} signed   from weights, by the layer's quantize config"
+            yield f"{self.name}/kernel", "kernel", how
+            yield self.name, self.kind.removeprefix(CUSTOM_PREFIX), str(self.output)
+            return
         if self.kernel:
             yield f"{self.name}/kernel", "kernel", str(self.kernel)
         if self.multiplier:
@@ -205,6 +256,9 @@ class PlanSettings:
     percentile: float | None = None
     calibration_batches: int = 0
     recipe: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_types(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,7 +351,7 @@ class QuantPlan:
                 PlanSettings(**data["settings"]),
                 tuple(LayerPlan.from_dict(layer) for layer in data["layers"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{source} is not a quantization plan ({FORMAT}): {error}. Write one with "
                 f"plan_of(model).save(path)."

@@ -240,7 +240,8 @@ def make_plan(
         policy: Deviations from the defaults.
 
     Raises:
-        ValueError: If a tensor is never positive (dead) or an override matches nothing.
+        ValueError: If a tensor is never positive (dead) or its values are too large or too small
+            for integer kernels, or an override matches nothing.
     """
     bits = layer_bits(graph, settings, policy)
     _refuse_dead(graph, ranges)
@@ -256,16 +257,22 @@ def make_plan(
             unsigned = node.activation is not None or (
                 node.kind == "global_pool" and not specs[sources[0]].signed
             )
-            specs[node.name] = _tensor(node, graph, measured[node.name], unsigned, bits, settings)
+            reach = measured[node.name]
+            try:
+                specs[node.name] = _tensor(node, graph, reach, unsigned, bits, settings)
+            except ValueError as error:
+                raise ValueError(
+                    f"{node.label} gives values of up to {_reach(reach):g} on the calibration "
+                    f"data: {error} Check the pretrained weights, and that the data is "
+                    "preprocessed as in training."
+                ) from error
         layers.append(
             LayerPlan(
                 name=node.name,
                 kind=node.kind,
                 inputs=sources,
                 output=specs[node.name],
-                kernel=_kernel(bits[node.name].weights, policy)
-                if node.kind in KERNEL_KINDS
-                else None,
+                kernel=_kernel(bits[node.name].weights, policy) if _has_kernel(node) else None,
                 multiplier=_multiplier(node, policy),
             )
         )
@@ -336,6 +343,11 @@ def _logits_exponent(largest: float, bits: int) -> int:
     """The finest step at which the largest calibrated logit has a code: no saturated ties."""
     highest = code_range(bits, signed=True)[1]
     return ceil_log2(largest / (highest + 0.5))
+
+
+def _has_kernel(node: Node) -> bool:
+    """Whether it is a kernel layer, or a user's own layer that has weights."""
+    return node.kind in KERNEL_KINDS or (node.is_custom and bool(node.layers[0].weights))
 
 
 def _kernel(bits: int, policy: Policy) -> KernelSpec:

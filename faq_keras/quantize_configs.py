@@ -128,6 +128,35 @@ def kernel_attribute(layer: Any) -> str:
     return "depthwise_kernel" if hasattr(layer, "depthwise_kernel") else "kernel"
 
 
+class LayerQuantizeConfig(OutputQuantizeConfig):
+    """A user's own layer (`faq_keras.register`), which reads one tensor.
+
+    A subclass says what the layer computes, with its weights quantized by `kernel_quantizer`. It
+    may replace `output_quantizer`, whose rounding is that of convolutions, half to even.
+
+    Attributes:
+        kernel_quantizer: Quantizer of weights as the plan says; None if the layer has no weights.
+    """
+
+    def __init__(self, plan: LayerPlan, input_specs: tuple[TensorSpec, ...]) -> None:
+        super().__init__(plan, input_specs)
+        self.kernel_quantizer = KernelQuantizer(plan.kernel) if plan.kernel else None
+
+    def compute(self, layer: Any, inputs: Any) -> Any:
+        """What the integer ops compute before they round: values that float32 holds exactly.
+
+        Args:
+            layer: The user's layer.
+            inputs: The quantized tensor that it reads.
+        """
+        return layer(inputs)
+
+
+# The config of each node kind without a kernel of the library's own; `custom_layers.register` adds
+# those of users' layers. All other kinds quantize their output alone.
+QUANTIZE_CONFIGS: dict[str, type[OutputQuantizeConfig]] = {"affine": AffineQuantizeConfig}
+
+
 def quantize_config(plan: LayerPlan, input_specs: tuple[TensorSpec, ...]) -> OutputQuantizeConfig:
     """The quantize config of a layer.
 
@@ -135,7 +164,5 @@ def quantize_config(plan: LayerPlan, input_specs: tuple[TensorSpec, ...]) -> Out
         plan: The layer's entry in the plan.
         input_specs: The tensors it reads, `QuantPlan.input_specs(name)`.
     """
-    if plan.kernel:
-        return KernelQuantizeConfig(plan, input_specs)
-    role = AffineQuantizeConfig if plan.kind == "affine" else OutputQuantizeConfig
-    return role(plan, input_specs)
+    default = KernelQuantizeConfig if plan.kernel else OutputQuantizeConfig
+    return QUANTIZE_CONFIGS.get(plan.kind, default)(plan, input_specs)

@@ -188,3 +188,17 @@ def test_tf_keras_models_are_read_as_their_twins():
     model = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Dense(2)])
     with pytest.raises(ValueError, match=r"tf_keras \(Keras 2\).*to_keras3"):
         read_graph(model)
+
+
+def test_an_input_that_nothing_reads_is_refused():
+    used, unused = keras.Input((8, 8, 3), name="used"), keras.Input((4,), name="unused")
+    model = keras.Model([used, unused], layers.Flatten()(layers.Conv2D(2, 3)(used)))
+    with pytest.raises(ValueError, match=r"'unused' \(InputLayer\) is read by nothing"):
+        read_graph(model)
+
+
+def test_a_model_that_computes_nothing_is_refused():
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, layers.Dropout(0.5)(layers.Rescaling(0.5)(inputs)))
+    with pytest.raises(ValueError, match="It has no layer that computes anything"):
+        read_graph(model)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
+from faq_keras.archives import check_archive, read_arrays
 from faq_keras.files import atomic_write
 
 
@@ -32,20 +31,19 @@ def positional(arguments: Sequence[str], *names: str) -> list[str]:
 
 
 def load_model(path: str) -> keras.Model:
-    """Loads a `.keras` model.
+    """Loads a `.keras` model; nothing in the file is executed (`docs/security.md`).
 
     Raises:
-        ValueError: If the file is missing, truncated or no Keras model.
+        ValueError: If the file is missing, truncated or no Keras model, or wants code to run.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist.")
     if Path(path).suffix != ".keras":
         raise ValueError(f"{path} is not a .keras file.")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a readable Keras model: it is truncated or no zip file.")
     try:
-        model = keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        check_archive(path)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # a damaged configuration raises nearly everything there is
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{path} is not a readable Keras model: {reason[0]}") from error
     if not isinstance(model, keras.Model):
@@ -62,9 +60,8 @@ def load_inputs(path: str, model: keras.Model) -> npt.NDArray[np.number]:
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist.")
     try:
-        data = np.load(path, allow_pickle=False)
-        arrays = {"x": data} if isinstance(data, np.ndarray) else dict(data)
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        arrays = read_arrays(path)
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path} is not a readable .npz or .npy file: {error}.") from error
     if "x" not in arrays and len(arrays) != 1:
         names = ", ".join(arrays) or "none"

@@ -116,8 +116,8 @@ def _file(path: str) -> keras.Model:
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist.")
     try:
-        return keras.models.load_model(path, compile=False)
-    except (ValueError, OSError, KeyError, TypeError) as error:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # a damaged configuration raises nearly everything there is
         raise ValueError(f"{path} is not a readable Keras model: {error}.") from error
 
 

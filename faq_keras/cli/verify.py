@@ -10,11 +10,13 @@ Example: faq verify model.keras model_int4.tflite --data=test.npz --runtimes=xnn
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import numpy.typing as npt
 from absl import flags
 
 from faq_keras import deployment
+from faq_keras.archives import read_arrays
 from faq_keras.cli import common
 
 FLAGS = flags.FlagValues()
@@ -53,10 +55,7 @@ def main(arguments: list[str]) -> int:
     return 1 if report.mismatches else 0
 
 
-def _labels(path: str) -> npt.NDArray[np.generic] | None:
+def _labels(path: str) -> npt.NDArray[Any] | None:
     """The array y beside the inputs, if there is one; `common.load_inputs` has checked the file."""
-    data = np.load(path, allow_pickle=False)
-    if isinstance(data, np.ndarray) or len(data.files) == 1 or "y" not in data.files:
-        return None
-    labels: npt.NDArray[np.generic] = data["y"]
-    return labels
+    arrays = read_arrays(path)
+    return arrays.get("y") if len(arrays) > 1 else None

@@ -9,12 +9,12 @@ sizes, then the values.
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from faq_keras.archives import read_gzip
 from faq_keras.data.arrays import Arrays
 
 FILES = {
@@ -84,15 +84,13 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
         ValueError: If it cannot be read, is damaged or holds something else than bytes.
     """
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        content = read_gzip(path) if path.suffix == ".gz" else path.read_bytes()
         rank = content[3]
         shape = np.frombuffer(content, ">i4", rank, offset=4)
         if content[:3] != b"\0\0\x08":
             raise ValueError("it is not an IDX file of bytes")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * rank).reshape(shape)
-    except (OSError, EOFError, IndexError, ValueError) as error:
+    except (OSError, IndexError, ValueError) as error:
         raise ValueError(f"Cannot read {path}: {error}. Copy or download it again.") from error
 
 

@@ -52,6 +52,12 @@ class ProgramBuilder:
         """A tensor with the quantization of another one."""
         return self.tensor(dataclasses.replace(self.tensors[source], name=name, shape=shape))
 
+    def reshape(self, name: str, source: str, shape: tuple[int, ...]) -> str:
+        """Appends the op that gives a tensor another shape, `[batch, *shape]`."""
+        constant = self.tensor(layout_tensor(f"{name}/shape", np.array((-1, *shape), np.int32)))
+        output = self.like(source, name, (None, *shape))
+        return self.op("reshape", name, [source, constant], output, shape=(-1, *shape))
+
     def bound(
         self, layer: Any, source: str, codes: npt.NDArray[Any], bias: npt.NDArray[Any]
     ) -> None:
@@ -92,4 +98,12 @@ def activation_tensor(name: str, shape: tuple[int | None, ...], spec: TensorSpec
         bits=spec.bits,
         lowest=spec.lowest + spec.zero_point,
         highest=spec.highest + spec.zero_point,
+    )
+
+
+def layout_tensor(name: str, data: npt.NDArray[np.int32]) -> Tensor:
+    """A constant that says where codes go: paddings, a shape, axes."""
+    int32 = np.iinfo(np.int32)
+    return Tensor(
+        name, data.shape, "int32", bits=32, lowest=int32.min, highest=int32.max, data=data
     )

@@ -25,6 +25,8 @@ from faq_keras.integer.program import IntegerProgram, Tensor
 class KerasCodes:
     """What a quantized model computes in inference, as the integers of a program's tensors.
 
+    A model whose user has set `run_eagerly` is computed eagerly.
+
     Args:
         model: The quantized model, of either Keras.
         program: Its lowering.
@@ -45,6 +47,7 @@ class KerasCodes:
                 outputs[layer.name] = call.outputs[0]
         self._shapes = {name: tuple(tensor.shape[1:]) for name, tensor in grids.items()}
         self._network = library.Model(list(grids.values()), outputs)
+        self._network.run_eagerly = model.run_eagerly
 
     def random(self, images: int, seed: int = 0) -> dict[str, npt.NDArray[np.generic]]:
         """The integers of all tensors for random input codes over their whole range."""

@@ -15,7 +15,7 @@ proof that its accumulator cannot overflow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -25,8 +25,8 @@ import numpy.typing as npt
 from faq_keras import layers as quantized_layers
 from faq_keras.fixed_point import code_range
 from faq_keras.graph import layer_calls
-from faq_keras.integer import limits
-from faq_keras.integer.builder import ProgramBuilder, activation_tensor
+from faq_keras.integer import limits, pools
+from faq_keras.integer.builder import ProgramBuilder, activation_tensor, layout_tensor
 from faq_keras.integer.constants import LayerConstants, layer_constants
 from faq_keras.integer.program import IntegerProgram, Tensor
 from faq_keras.rewrite.bridge import to_keras3
@@ -99,7 +99,7 @@ def _handler(layer: Any) -> Any:
     """The function that adds what a layer computes and gives the name of its tensor, or None."""
     if getattr(layer, "activation", None) in (keras.activations.relu, keras.activations.relu6):
         return None  # a float layer: quantized ones clip in their output's quantizer
-    return next((add for cls, add in _HANDLERS.items() if isinstance(layer, cls)), None)
+    return next((add for cls, add in HANDLERS.items() if isinstance(layer, cls)), None)
 
 
 def _input(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
@@ -212,20 +212,36 @@ def _dense(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
 
 
 def _affine(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
-    """A 1x1 depthwise convolution; a vector becomes an image of one pixel for it."""
-    constants = layer_constants(layer, channel_axes=2)  # codes: [channels, 1, 1]
+    return channelwise(builder, layer, inputs[0], layer_constants(layer, channel_axes=2))
+
+
+def channelwise(builder: ProgramBuilder, layer: Any, source: str, constants: LayerConstants) -> str:
+    """Adds what multiplies every channel by a number of its own, and adds one.
+
+    A 1x1 depthwise convolution; a vector becomes an image of one pixel for it.
+
+    Args:
+        builder: The program so far.
+        layer: The quantized layer, which reads `[batch, height, width, channels]` or
+            `[batch, channels]`.
+        source: Name of the tensor that it reads.
+        constants: Codes `[channels, 1, 1]`, and bias and scale `[channels]`.
+
+    Returns:
+        The name of the tensor that it gives: the layer's.
+    """
     weights = np.moveaxis(constants.codes, 0, -1)[None]
-    source, shape = inputs[0], layer.output.shape
+    shape = layer.output.shape
     name, is_vector = layer.name, len(shape) == 2
     if is_vector:
-        source = _reshape_to(builder, f"{layer.name}/pixel", source, (1, 1, shape[-1]))
+        source = builder.reshape(f"{layer.name}/pixel", source, (1, 1, shape[-1]))
         name, shape = f"{layer.name}/affine", (None, 1, 1, shape[-1])
     output = activation_tensor(name, shape, layer.plan.output)
     result = _kernel_layer(
         builder, layer, source, constants, weights, 3, "depthwise_conv_2d", output,
         strides=(1, 1), dilations=(1, 1), padding="valid", depth_multiplier=1,
     )  # fmt: skip
-    return _reshape_to(builder, layer.name, result, (shape[-1],)) if is_vector else result
+    return builder.reshape(layer.name, result, (shape[-1],)) if is_vector else result
 
 
 def _concat(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
@@ -266,82 +282,15 @@ def _add(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     return builder.op("add", layer.name, inputs, builder.tensor(output), activation=activation)
 
 
-def _average_pool(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
-    output = builder.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
-    return builder.op(
-        "average_pool_2d", layer.name, inputs, output, **_window(layer.float_layers[0])
-    )
-
-
-def _global_pool(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
-    """MEAN where all runtimes agree on it, else a depthwise convolution with ones."""
-    _, height, width, channels = layer.input.shape
-    keepdims = layer.float_layers[0].keepdims
-    read, step = builder.tensors[inputs[0]], layer.plan.output.step
-    ones = np.ones((channels, height * width), np.int8)
-    builder.bound(layer, inputs[0], ones, np.zeros(channels, np.int64))
-    if not limits.has_exact_mean(height * width, read.scale[0], step):
-        return _pool_with_ones(builder, layer, inputs[0])
-    name = f"{layer.name}/pooled" if keepdims else layer.name
-    pooled = builder.tensor(activation_tensor(name, (None, channels), layer.plan.output))
-    axes = builder.tensor(_layout(f"{layer.name}/axes", np.array([1, 2], np.int32)))
-    result = builder.op("mean", layer.name, [inputs[0], axes], pooled)
-    return _reshape_to(builder, layer.name, result, (1, 1, channels)) if keepdims else result
-
-
-def _pool_with_ones(builder: ProgramBuilder, layer: Any, source: str) -> str:
-    """A depthwise convolution with ones of scale 1/area, whose rounding is known everywhere."""
-    _, height, width, channels = layer.input.shape
-    scale, input_scale = float(np.float32(1.0 / (height * width))), builder.tensors[source].scale[0]
-    kernel = Tensor(
-        f"{layer.name}/ones", (1, height, width, channels), "int8", (scale,) * channels, 0, 3, 8,
-        1, 1, np.ones((1, height, width, channels), np.int8),
-    )  # fmt: skip
-    bias = Tensor(
-        f"{layer.name}/bias", (channels,), "int32", (input_scale * scale,) * channels, 0, 0,
-        32, 0, 0, np.zeros(channels, np.int32),
-    )  # fmt: skip
-    keepdims = layer.float_layers[0].keepdims
-    name = layer.name if keepdims else f"{layer.name}/pooled"
-    pooled = activation_tensor(name, (None, 1, 1, channels), layer.plan.output)
-    limits.check_multipliers(layer.name, np.array([input_scale * scale / pooled.scale[0]]))
-    result = builder.op(
-        "depthwise_conv_2d", layer.name,
-        [source, builder.tensor(kernel), builder.tensor(bias)], builder.tensor(pooled),
-        strides=(1, 1), dilations=(1, 1), padding="valid", activation=None, depth_multiplier=1,
-    )  # fmt: skip
-    return result if keepdims else _reshape_to(builder, layer.name, result, (channels,))
-
-
-def _window(pool: Any) -> dict[str, Any]:
-    return {
-        "pool_size": tuple(pool.pool_size),
-        "strides": tuple(pool.strides),
-        "padding": pool.padding,
-    }
-
-
-def _max_pool(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
-    output = builder.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
-    return builder.op("max_pool_2d", layer.name, inputs, output, **_window(layer))
-
-
 def _pad(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     paddings = np.array([(0, 0), *layer.padding, (0, 0)], np.int32)
-    constant = builder.tensor(_layout(f"{layer.name}/paddings", paddings))
+    constant = builder.tensor(layout_tensor(f"{layer.name}/paddings", paddings))
     output = builder.like(inputs[0], layer.name, (None, *layer.output.shape[1:]))
     return builder.op("pad", layer.name, [inputs[0], constant], output)
 
 
 def _reshape(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
-    return _reshape_to(builder, layer.name, inputs[0], tuple(layer.output.shape[1:]))
-
-
-def _reshape_to(builder: ProgramBuilder, name: str, source: str, shape: tuple[int, ...]) -> str:
-    target = np.array((-1, *shape), np.int32)
-    constant = builder.tensor(_layout(f"{name}/shape", target))
-    output = builder.like(source, name, (None, *shape))
-    return builder.op("reshape", name, [source, constant], output, shape=(-1, *shape))
+    return builder.reshape(layer.name, inputs[0], tuple(layer.output.shape[1:]))
 
 
 def _softmax(builder: ProgramBuilder, logits: str) -> str:
@@ -363,20 +312,26 @@ def _softmax(builder: ProgramBuilder, logits: str) -> str:
     return builder.op("softmax", logits, [logits], builder.tensor(output))
 
 
-def _layout(name: str, data: npt.NDArray[np.int32]) -> Tensor:
-    """A constant that says where codes go: paddings, a shape."""
-    int32 = np.iinfo(np.int32)
-    return Tensor(
-        name, data.shape, "int32", bits=32, lowest=int32.min, highest=int32.max, data=data
-    )
-
-
-def _same(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
+def same(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     """Dropout and the float head: nothing to compute on the device."""
     return inputs[0]
 
 
-_HANDLERS: Mapping[type, Callable[[ProgramBuilder, Any, list[str]], str]] = {
+def _custom(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
+    result = CUSTOM_HANDLERS[layer.plan.kind](builder, layer, inputs)
+    if result != layer.name:
+        raise ValueError(
+            f"The lowering of layer '{layer.name}' ({layer.plan.kind}) gives the tensor "
+            f"'{result}': the tensor with the layer's result must have the layer's name, so that "
+            "it is compared with what Keras computes."
+        )
+    return result
+
+
+Handler = Callable[[ProgramBuilder, Any, list[str]], str]
+# Of users' own layers by kind, and of those that leave codes alone below: `custom_layers.register`.
+CUSTOM_HANDLERS: dict[str, Handler] = {}
+HANDLERS: dict[type, Handler] = {
     keras.layers.InputLayer: _input,
     quantized_layers.QuantizedInput: _quantized_input,
     quantized_layers.QuantizedConv2D: _conv,
@@ -386,15 +341,16 @@ _HANDLERS: Mapping[type, Callable[[ProgramBuilder, Any, list[str]], str]] = {
     quantized_layers.QuantizedConcatenate: _concat,
     quantized_layers.QuantizedRequantize: _requantize,
     quantized_layers.QuantizedAdd: _add,
-    quantized_layers.QuantizedAveragePooling2D: _average_pool,
-    quantized_layers.QuantizedGlobalAveragePooling2D: _global_pool,
-    keras.layers.MaxPooling2D: _max_pool,
+    quantized_layers.QuantizedAveragePooling2D: pools.average_pool,
+    quantized_layers.QuantizedGlobalAveragePooling2D: pools.global_pool,
+    quantized_layers.QuantizedCustomLayer: _custom,
+    keras.layers.MaxPooling2D: pools.max_pool,
     keras.layers.ZeroPadding2D: _pad,
     keras.layers.Flatten: _reshape,
     keras.layers.Reshape: _reshape,
-    keras.layers.Dropout: _same,
-    keras.layers.SpatialDropout2D: _same,
-    keras.layers.Identity: _same,
-    keras.layers.Activation: _same,
-    keras.layers.Softmax: _same,
+    keras.layers.Dropout: same,
+    keras.layers.SpatialDropout2D: same,
+    keras.layers.Identity: same,
+    keras.layers.Activation: same,
+    keras.layers.Softmax: same,
 }

@@ -80,7 +80,7 @@ def quantized_layer(
     if node.kind == "input":
         # The model's InputLayer has the node's name already.
         arguments = {"name": f"{node.name}_quantized", "settings": plan.settings}
-    quantized = QUANTIZED_LAYERS[keras][node.kind]
+    quantized = QUANTIZED_LAYERS[keras]["custom" if node.is_custom else node.kind]
     return quantized(plan[node.name], plan.input_specs(node.name), layers, **arguments)
 
 

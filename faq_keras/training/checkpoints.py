@@ -17,8 +17,6 @@ import dataclasses
 import json
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from faq_keras.archives import read_arrays
 from faq_keras.files import atomic_write
 from faq_keras.layers import QuantizedLayer
 from faq_keras.plan import QuantPlan
@@ -181,14 +180,13 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """
     source = os.fspath(path)
     try:
-        with np.load(source, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_arrays(source)
         meta = json.loads(arrays.pop(_META).tobytes().decode())
         if meta["format"] != FORMAT:
             raise ValueError(f"its format is {meta['format']!r}")
         position = Position(int(meta["epoch"]), int(meta["step"]))
         return Checkpoint(source, position, meta["best"], meta["plan"], arrays)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{source} is not a readable checkpoint ({FORMAT}): {error}. Resume from another one, "
             "or start in a new folder."

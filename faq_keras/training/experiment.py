@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -45,6 +44,7 @@ from faq_keras.training.workdir import (
     claim,
     locked,
     read_json,
+    read_metrics,
     write_json,
 )
 from faq_keras.workers import team
@@ -171,7 +171,7 @@ def _given_back_if_it_fails(folder: Path) -> Iterator[None]:
 
 def _result(folder: Path) -> dict[str, Any]:
     """What the epochs' log says about the trained network."""
-    lines = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
+    lines = read_metrics(folder / METRICS)
     last = {k.removeprefix("val_"): v for k, v in lines[-1].items() if k.startswith("val_")}
     best = max(lines, key=lambda line: line["val_accuracy"])
     return {
@@ -378,8 +378,8 @@ def _trained(
 
 def _last_layers(path: Path) -> Mapping[str, Any] | None:
     """The layers' states in the last line of `metrics.jsonl`, if there is one."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return json.loads(lines[-1]).get("layers") if lines else None
+    lines = read_metrics(path) if path.exists() else []
+    return lines[-1].get("layers") if lines else None
 
 
 def _log() -> logging.Logger:

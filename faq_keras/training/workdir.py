@@ -171,11 +171,35 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         raise WorkdirError(f"{path} cannot be read: {error}. Choose another --workdir.") from error
     if not isinstance(data, dict):
         raise WorkdirError(f"{path} does not hold a JSON object. Choose another --workdir.")
     return data
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl`, without one that a kill tore in two.
+
+    Raises:
+        WorkdirError: A line is something else.
+    """
+    lines: list[dict[str, Any]] = []
+    try:
+        for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+            lines.append(_object(json.loads(line)))
+    except (OSError, RecursionError, TypeError, ValueError) as error:
+        raise WorkdirError(
+            f"{path} cannot be read: line {len(lines) + 1} is no JSON object ({error}). Put back "
+            "a copy of the file, or remove that line, or choose another --workdir."
+        ) from error
+    return lines
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"it is a {type(value).__name__}")
+    return value
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -172,6 +172,7 @@ def worker(folder, pretraining, who, number):
     loop.Loop._after_step = disturbed
     with strategy.scope():
         crew = team()
+        keras.utils.set_random_seed(3)
         part = runs.striped_source(shard=(crew.worker, crew.workers))
         data = dataclasses.replace(runs.pipeline(), part=part, workers=crew.workers)
         try:

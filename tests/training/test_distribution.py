@@ -135,6 +135,7 @@ def assert_ends_as_one_device(folder, alone, pretraining):
     assert reports[0] == reports[1]
 
     keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(3)
     data = distributed.workers_experiment(runs.pipeline(), pretraining)
     experiment.run(data, alone, distributed.CONFIG)
     plans = [faq_keras.QuantPlan.load(f / "plan.json") for f in (folder, alone)]
