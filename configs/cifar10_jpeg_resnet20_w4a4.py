@@ -4,8 +4,8 @@
         --workdir=runs/cifar10_jpeg_resnet20_w4a4
         --config.data.data_dir=cifar-10-batches-py --config.weights=FILE.pth
 
-Expected: 87.9 % (fp32 88.69; a laboratory version reached 87.92 in 9 epochs).
-Time: 1 h on 2 CPU cores, from the time of one epoch.
+Expected: 87.86 % (measured here, seed 1; 56.56 before; fp32 88.69, control 88.67).
+Time: 21 min on 2 CPU cores, from the time of an epoch with nothing else running.
 """
 
 from ml_collections.config_dict import ConfigDict
