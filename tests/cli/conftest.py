@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import faq_keras
 from faq_keras.cli.main import dispatch
@@ -45,8 +46,13 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture
-def faq(capsys):
-    """Runs a command in this process: `faq("inspect", path).status`."""
+def faq(capsys, monkeypatch):
+    """Runs a command in this process: `faq("inspect", path).status`.
+
+    Deterministic ops are not switched on: the switch is the process' own and stays, and other tests
+    compare what they train here with what another process trains.
+    """
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
 
     def run(*arguments: object) -> Outcome:
         capsys.readouterr()

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import tensorflow as tf
 
 import faq_keras
 from faq_keras.cli.config_flag import installed
@@ -119,8 +118,7 @@ def test_a_dry_run_shows_everything_and_writes_only_its_picture(faq, config, tmp
         (("--config=imagenet_vgg16_bn_w8a8", "--workdir={w}"), "needs a folder: set data_dir"),
     ],
 )
-def test_mistakes_are_one_sentence_and_leave_no_run(faq, tmp_path, monkeypatch, arguments, message):
-    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
+def test_mistakes_are_one_sentence_and_leave_no_run(faq, tmp_path, arguments, message):
     workdir = tmp_path / "run"
     outcome = faq("train", *(argument.format(w=workdir) for argument in arguments))
     assert outcome.status == 1
