@@ -21,6 +21,7 @@ from faq_keras.calibration import Range, widest
 from faq_keras.fixed_point import KERNEL_CLIP_STDS, ceil_log2, code_range, range_exponent
 from faq_keras.graph import KERNEL_KINDS, Graph, Node
 from faq_keras.plan import (
+    EXPONENTS,
     KernelSpec,
     LayerPlan,
     MultiplierSpec,
@@ -374,5 +375,13 @@ def _multiplier(node: Node, policy: Policy) -> MultiplierSpec | None:
             f"(largest: {largest}): its "
             "output is constant. Check the pretrained weights."
         )
-    finer = _FINER_STEPS if policy.bn_exponent == "per_channel" else 0
-    return MultiplierSpec(bits, range_exponent(largest, bits, signed=True), finer)
+    exponent = range_exponent(largest, bits, signed=True)
+    if exponent not in EXPONENTS:
+        raise ValueError(
+            f"Layer '{layer.name}' (BatchNormalization) has multipliers of up to {largest:g}: "
+            f"their exponent {exponent} is out of the range [{EXPONENTS[0]}, {EXPONENTS[-1]}] "
+            "that integer kernels can compute with. Check the pretrained weights."
+        )
+    return MultiplierSpec(
+        bits, exponent, _FINER_STEPS if policy.bn_exponent == "per_channel" else 0
+    )

@@ -32,3 +32,15 @@ def test_a_tensor_beyond_the_reach_of_kernels_is_refused_before_anything_is_writ
     model.get_layer("logits").kernel.assign(np.full((4, 2), 2.0**-80))
     with pytest.raises(ValueError, match=r"'logits' \(Dense\) gives values of up to .* -9\d of"):
         faq_keras.apply(model, 8, calibration_data=np.eye(4, dtype=np.float32))
+
+
+def test_multipliers_beyond_the_reach_of_kernels_are_refused_by_name():
+    inputs = keras.Input((4, 4, 1))
+    x = keras.layers.BatchNormalization(name="bn")(keras.layers.Conv2D(2, 1)(inputs))
+    model = keras.Model(inputs, x)
+    model.get_layer("bn").gamma.assign([1e-25, 0.0])
+    model.get_layer("bn").beta.assign([1.0, 2.0])
+    with pytest.raises(
+        ValueError, match=r"'bn' \(BatchNormalization\) has multipliers of up to 9.9\d*e-26"
+    ):
+        faq_keras.apply(model, 8, calibration_data=np.ones((2, 4, 4, 1), np.float32))
