@@ -113,14 +113,17 @@ def ceil_log2(x: float) -> int:
 # (`tests/test_fixed_point.py::test_clip_constants_are_near_the_gaussian_optimum` recomputes it).
 KERNEL_CLIP_STDS = {2: 3.5, 3: 3.85, 4: 4.12, 5: 4.95, 6: 5.45, 7: 6.15, 8: 6.5}
 
+# float32 holds `2**exponent` and its inverse as normal numbers down to here and well below.
+MIN_KERNEL_EXPONENT = -100
+
 
 def kernel_exponent(kernel: npt.NDArray[np.floating], bits: int, clip_stds: float) -> int:
     """The exponent of a weight tensor, recomputed in every training step (paper section 3.1.1).
 
     The tensor is clipped to a range of `clip_stds` standard deviations in total, the range divided
     into `2**bits` bins, and the bin rounded up to a power of two. A constant tensor has no
-    deviation: its largest magnitude takes the place of half the range; an all-zero tensor gets
-        exponent 0.
+    deviation: its largest magnitude takes the place of half the range. An all-zero tensor gets
+    exponent 0, no other one less than `MIN_KERNEL_EXPONENT`.
 
     Args:
         kernel: Float weights of any shape.
@@ -130,9 +133,12 @@ def kernel_exponent(kernel: npt.NDArray[np.floating], bits: int, clip_stds: floa
     kernel = np.asarray(kernel, np.float64)
     deviation = np.sqrt(np.mean(np.square(kernel - np.mean(kernel))))
     largest = np.max(np.abs(kernel))
+    if largest == 0:
+        return 0
+    step = clip_stds * deviation / 2**bits
     if deviation <= largest * 1e-6:
-        return ceil_log2(largest / code_range(bits, signed=True)[1]) if largest > 0 else 0
-    return ceil_log2(clip_stds * deviation / 2**bits)
+        step = largest / code_range(bits, signed=True)[1]
+    return max(ceil_log2(step), MIN_KERNEL_EXPONENT)
 
 
 # ---------------------------------------------------------------------------- TensorFlow twins
@@ -163,7 +169,8 @@ def tf_kernel_exponent(kernel: tf.Tensor, bits: int, clip_stds: float) -> tf.Ten
     spread = clip_stds * deviation / 2**bits
     peak = largest / code_range(bits, signed=True)[1]
     step = tf.where(deviation <= largest * 1e-6, peak, spread)
-    return tf.where(largest > 0, tf_ceil_log2(tf.maximum(step, 2.0**-100)), 0)
+    exponent = tf.maximum(tf_ceil_log2(step), MIN_KERNEL_EXPONENT)
+    return tf.where(largest > 0, exponent, 0)
 
 
 def tf_round_codes(x: tf.Tensor, rounding: str = HALF_EVEN) -> tf.Tensor:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from faq_keras import fixed_point as fp
@@ -81,6 +81,8 @@ def test_ceil_log2_twins_are_exact(x):
 
 @settings(max_examples=100, deadline=None)
 @given(VECTORS, st.integers(2, 8))
+@example(np.float32([1e-45]), 2)
+@example(np.float32([1e-45, 2e-40]), 4)
 def test_kernel_exponent_twins_agree(kernel, bits):
     clip = fp.KERNEL_CLIP_STDS[bits]
     expected = fp.kernel_exponent(kernel, bits, clip)
