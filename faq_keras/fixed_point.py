@@ -113,8 +113,9 @@ def ceil_log2(x: float) -> int:
 # (`tests/test_fixed_point.py::test_clip_constants_are_near_the_gaussian_optimum` recomputes it).
 KERNEL_CLIP_STDS = {2: 3.5, 3: 3.85, 4: 4.12, 5: 4.95, 6: 5.45, 7: 6.15, 8: 6.5}
 
-# float32 holds `2**exponent` and its inverse as normal numbers down to here and well below.
+# Far below any network. TensorFlow takes subnormal float32 weights for zero, so numpy does here too.
 MIN_KERNEL_EXPONENT = -100
+_SMALLEST_WEIGHT = float(np.finfo(np.float32).smallest_normal)
 
 
 def kernel_exponent(kernel: npt.NDArray[np.floating], bits: int, clip_stds: float) -> int:
@@ -122,8 +123,8 @@ def kernel_exponent(kernel: npt.NDArray[np.floating], bits: int, clip_stds: floa
 
     The tensor is clipped to a range of `clip_stds` standard deviations in total, the range divided
     into `2**bits` bins, and the bin rounded up to a power of two. A constant tensor has no
-    deviation: its largest magnitude takes the place of half the range. An all-zero tensor gets
-    exponent 0, no other one less than `MIN_KERNEL_EXPONENT`.
+    deviation: its largest magnitude takes the place of half the range. An all-zero tensor
+    (subnormal numbers included, or NaN) gets exponent 0, no other one less than `MIN_KERNEL_EXPONENT`.
 
     Args:
         kernel: Float weights of any shape.
@@ -133,7 +134,7 @@ def kernel_exponent(kernel: npt.NDArray[np.floating], bits: int, clip_stds: floa
     kernel = np.asarray(kernel, np.float64)
     deviation = np.sqrt(np.mean(np.square(kernel - np.mean(kernel))))
     largest = np.max(np.abs(kernel))
-    if largest == 0:
+    if not largest >= _SMALLEST_WEIGHT:
         return 0
     step = clip_stds * deviation / 2**bits
     if deviation <= largest * 1e-6:
@@ -170,7 +171,7 @@ def tf_kernel_exponent(kernel: tf.Tensor, bits: int, clip_stds: float) -> tf.Ten
     peak = largest / code_range(bits, signed=True)[1]
     step = tf.where(deviation <= largest * 1e-6, peak, spread)
     exponent = tf.maximum(tf_ceil_log2(step), MIN_KERNEL_EXPONENT)
-    return tf.where(largest > 0, exponent, 0)
+    return tf.where(largest >= _SMALLEST_WEIGHT, exponent, 0)
 
 
 def tf_round_codes(x: tf.Tensor, rounding: str = HALF_EVEN) -> tf.Tensor:

@@ -1,0 +1,386 @@
+"""From quantized Keras layers to integer programs: every layer, its tensors, its limits.
+
+`lowered.txt` lists the programs of the networks below, tensor by tensor: what a change of the
+lowering changes in the files shows up there. `python -m tests.integer.test_lowering` writes it anew.
+"""
+
+import pathlib
+import re
+import types
+
+import keras
+import numpy as np
+import pytest
+
+import faq_keras
+from faq_keras.integer import keras_codes, reference
+from faq_keras.integer.builder import ProgramBuilder, activation_tensor
+from faq_keras.integer.constants import layer_constants
+from faq_keras.integer.keras_codes import KerasCodes
+from faq_keras.integer.lowering import INPUT_TYPES, lower
+from faq_keras.plan import TensorSpec
+from tests import networks
+
+layers = keras.layers
+LISTING = pathlib.Path(__file__).with_name("lowered.txt")
+OVERRIDES = {"kernels": {"narrow": 3}}
+
+
+def kernels(inputs):
+    """Convolutions of all kinds, and a head of vectors."""
+    x = layers.Conv2D(6, (3, 2), (2, 1), name="strided")(inputs)
+    x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    x = layers.Conv2D(4, 3, padding="same", groups=2, dilation_rate=(2, 1), name="grouped")(x)
+    x = layers.ZeroPadding2D(((1, 0), (0, 2)), name="pad")(x)
+    x = layers.DepthwiseConv2D((2, 3), depth_multiplier=2, activation="relu", name="depthwise")(x)
+    x = layers.Dropout(0.5, name="drop")(layers.Flatten(name="flat")(x))
+    x = layers.Dense(5, activation="relu", use_bias=False, name="narrow")(x)
+    x = layers.Dense(3, name="head")(x)
+    return layers.Activation("softmax", name="softmax")(x)
+
+
+def joins(inputs):
+    """Additions and concatenations, with grids of their own and common ones."""
+    x = layers.Conv2D(3, 1, activation="relu", name="stem")(inputs)
+    y = layers.Conv2D(3, 1, use_bias=False, name="branch")(x)
+    total = layers.ReLU(6.0, name="relu6")(layers.Add(name="sum")([x, y]))
+    linear = layers.Add(name="difference")([total, y])
+    x = layers.ReLU(name="positive")(layers.Add(name="last_sum")([linear, x]))
+    parts = [layers.Conv2D(n, 1, activation="relu", name=f"part_{n}")(x) for n in range(1, 7)]
+    joined = layers.Concatenate(name="joined")(parts)
+    more = layers.Concatenate(name="more")([*parts, layers.MaxPooling2D(1, name="same")(linear)])
+    maps = [layers.Conv2D(2, 1, name=f"map_{n}")(t) for n, t in enumerate((joined, more))]
+    return layers.Reshape((32,), name="vector")(layers.Add(name="logits")(maps))
+
+
+def pools(inputs):
+    """Pools of all kinds: exact means and means by ones, with and without their dimensions."""
+    x = layers.Conv2D(4, 3, padding="same", activation="relu", name="stem")(inputs)
+    x = layers.MaxPooling2D((2, 1), (2, 2), "same", name="max")(x)
+    x = layers.AveragePooling2D((1, 2), (1, 1), "valid", name="average")(x)
+    y = layers.GlobalAveragePooling2D(keepdims=True, name="ones_kept")(x)
+    y = layers.Conv2D(4, 1, activation="relu", name="after_ones")(y)
+    y = layers.GlobalAveragePooling2D(name="one_pixel")(y)
+    square = layers.MaxPooling2D((2, 1), (2, 1), name="square")(x)  # 2 x 3
+    ones = layers.GlobalAveragePooling2D(name="ones")(square)
+    row = layers.Conv2D(4, (1, 2), activation="relu", name="row")(square)  # 2 x 2
+    kept = layers.GlobalAveragePooling2D(keepdims=True, name="mean_kept")(row)
+    kept = layers.Flatten(name="flat")(layers.Conv2D(3, 1, name="after_mean")(kept))
+    mean = layers.GlobalAveragePooling2D(name="mean")(row)
+    heads = [layers.Dense(3, name=f"head_{n}")(t) for n, t in enumerate((y, ones, mean))]
+    return [*heads, layers.Dense(2, name="head_kept")(kept)]
+
+
+def affine(inputs):
+    """Batch normalizations without a convolution, on images and on vectors."""
+    x = layers.MaxPooling2D(2, name="max")(inputs)
+    x = layers.ReLU(name="relu")(layers.BatchNormalization(name="bn")(x))
+    x = layers.BatchNormalization(name="linear_bn")(layers.Flatten(name="flat")(x))
+    return layers.Dense(3, name="head")(x)
+
+
+CASES = {"kernels": kernels, "joins": joins, "pools": pools, "affine": affine}
+SHAPES = {"kernels": (6, 6, 2), "joins": (4, 4, 2), "pools": (8, 8, 2), "affine": (6, 6, 2)}
+
+
+def quantized(name, logits_bits=16):
+    """A network whose weights and images are the same on every machine."""
+    inputs = keras.Input(SHAPES[name], name="image")
+    model = keras.Model(inputs, CASES[name](inputs), name=name)
+    rng = np.random.default_rng(7)
+    for weights in model.weights:
+        kind = weights.name
+        low = {"gamma": -8, "kernel": -8, "moving_mean": -8, "beta": 0, "bias": 1}.get(kind, 4)
+        weights.assign(rng.integers(low, 9, weights.shape) / 8)
+    x = rng.integers(-8, 9, (4, *model.input_shape[1:])).astype(np.float32) / 8
+    policy = faq_keras.Policy(overrides=OVERRIDES.get(name, {}))
+    q = faq_keras.apply(model, 4, calibration_data=x, policy=policy, logits_bits=logits_bits)
+    q.run_eagerly = True
+    return q, x
+
+
+def listing(program):
+    """Everything that a program says, a line per tensor and op."""
+    yield f"{program.name}: {', '.join(program.inputs)} -> {', '.join(program.outputs)}"
+    for tensor in program.tensors.values():
+        scale = ",".join(f"{value:.9g}" for value in dict.fromkeys(tensor.scale))
+        text = (
+            f"  {tensor.name}: {tensor.dtype}{list(tensor.shape)}, {len(tensor.scale)} scales "
+            f"{scale or '-'}, zero {tensor.zero_point}, axis {tensor.axis}, {tensor.bits} bits in "
+            f"[{tensor.lowest}, {tensor.highest}]"
+        )
+        if tensor.data is not None:
+            flat = tensor.data.ravel().astype(np.int64)
+            digest = (flat * (np.arange(flat.size) % 97 + 1)).sum()
+            text += f", {tensor.data.dtype} data {digest}"
+        yield text
+    for op in program.ops:
+        attributes = ", ".join(f"{key}={value}" for key, value in op.attributes.items())
+        yield f"  {op.kind} {op.name} ({attributes}): {', '.join(op.inputs)} -> {op.outputs[0]}"
+    for bound in program.bounds:
+        yield f"  accumulator of {bound.op} <= {bound.bound}"
+
+
+def listed(name, **options):
+    q, _ = quantized(name)
+    return list(listing(lower(q, **options)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_programs_are_what_the_listing_says(name):
+    expected = LISTING.read_text().split("\n\n")[list(CASES).index(name)]
+    assert "\n".join(listed(name)) == expected.strip("\n")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_keras_computes_the_integers_of_the_program(name):
+    q, x = quantized(name)
+    program = lower(q)
+    model = KerasCodes(q, program)
+    for codes in (model({"image": x}), model.random(5)):
+        computed = reference.run(program, {name: codes[name] for name in program.inputs})
+        compared = [n for n in computed if n in codes]
+        assert len(compared) >= len(q.layers) - 4
+        wrong = {n: int((computed[n] != codes[n]).sum()) for n in compared}
+        assert not any(wrong.values()), wrong
+        print(f"{name}: 0 mismatches of {sum(codes[n].size for n in compared)}")
+
+
+def test_random_codes_cover_the_whole_range_and_follow_the_seed():
+    q, _ = quantized("affine")
+    program = lower(q)
+    model = KerasCodes(q, program)
+    codes, tensor = model.random(50)["image"], program.tensors["image"]
+    assert codes.shape == (50, 6, 6, 2) and codes.dtype == np.int8
+    assert (codes.min(), codes.max()) == (tensor.lowest, tensor.highest)
+    assert np.array_equal(codes, model.random(50, seed=0)["image"])
+    assert not np.array_equal(codes, model.random(50, seed=1)["image"])
+
+
+def test_input_types_differ_in_the_input_alone():
+    programs = {kind: lower(quantized("affine")[0], kind) for kind in INPUT_TYPES}
+    plain = list(listing(programs["int8"]))
+    for kind in ("uint8", "float32"):
+        program = programs[kind]
+        assert program.inputs == (f"image/{kind}",)
+        source, codes = program.tensors[f"image/{kind}"], program.tensors["image"]
+        assert (source.dtype, source.shape) == (kind, codes.shape)
+        first, *rest = program.ops
+        assert (first.kind, first.name, first.inputs) == ("quantize", "image", (source.name,))
+        assert first.outputs == ("image",)
+        assert [op.name for op in rest] == [op.name for op in programs["int8"].ops]
+        assert set(plain[1:]) <= set(listing(program))
+    byte, codes = programs["uint8"].tensors["image/uint8"], programs["int8"].tensors["image"]
+    assert byte.scale == codes.scale
+    for field in ("zero_point", "lowest", "highest"):
+        assert getattr(byte, field) == getattr(codes, field) + 128
+    assert programs["float32"].tensors["image/float32"].scale == ()
+    assert programs["float32"].tensors["image/float32"].zero_point == 0
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_keras_codes_of_other_input_types(kind):
+    q, x = quantized("affine")
+    codes = KerasCodes(q, lower(q, kind))({"image": x})
+    if kind == "float32":
+        assert np.array_equal(codes["image/float32"], x)
+    else:
+        assert codes["image/uint8"].dtype == np.uint8
+        assert np.array_equal(codes["image/uint8"].astype(int), codes["image"].astype(int) + 128)
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(16, (2.0**-15, 0, 0)), (8, (2.0**-8, -128, -128))])
+def test_softmax_has_the_scale_that_tflite_fixes(bits, expected):
+    q, _ = quantized("kernels", bits)
+    program = lower(q, softmax=True)
+    op, tensor = program.ops[-1], program.tensors["head/softmax"]
+    assert (op.kind, op.name, op.inputs) == ("softmax", "head", ("head",))
+    assert program.outputs == op.outputs == ("head/softmax",)
+    assert (tensor.scale[0], tensor.zero_point, tensor.lowest) == expected
+    assert (tensor.dtype, tensor.shape) == (program.tensors["head"].dtype, (None, 3))
+    assert lower(q).outputs == ("head",)
+
+
+def test_softmax_needs_vectors():
+    x = keras.Input((6, 6, 2))
+    model = keras.Model(x, layers.Conv2D(3, 1, name="map")(x))
+    q = faq_keras.apply(model, 8, calibration_data=networks.images(4, (6, 6, 2)))
+    message = (
+        "Output 'map' of shape (None, 6, 6, 3) is no vector of logits: export without softmax=True."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        lower(q, softmax=True)
+
+
+def exactly(message):
+    return f"^{re.escape(message)}$"
+
+
+# ------------------------------------------------------------------------------------- refusals
+
+
+def test_unknown_input_types_are_refused():
+    message = "input_type must be one of int8, uint8, float32, received 'int16'."
+    with pytest.raises(ValueError, match=exactly(message)):
+        lower(None, "int16")
+
+
+def test_float_layers_in_a_quantized_model_are_refused_together():
+    q, _ = quantized("affine")
+    x = layers.Dense(2, activation="relu", name="new")(q.output)
+    x = layers.UnitNormalization(name="unit")(layers.ReLU(name="float_relu")(x))
+    message = (
+        "Model 'stacked' has layers without an integer op:\n  - Layer 'new' (Dense)\n"
+        "  - Layer 'float_relu' (ReLU)\n  - Layer 'unit' (UnitNormalization)\n"
+        "Models made by faq_keras.apply have one for every layer. Quantize the float model "
+        "with these layers in it, without other quantize configs, or remove them."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        lower(keras.Model(q.input, x, name="stacked"))
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+def test_float_activations_are_no_integer_ops(activation):
+    q, _ = quantized("affine")
+    x = layers.Activation(activation, name="clip")(q.output)
+    with pytest.raises(ValueError, match=r"- Layer 'clip' \(Activation\)\n"):
+        lower(keras.Model(q.input, x, name="stacked"))
+
+
+class FakeLayer:
+    """What `layer_constants` reads of a quantized layer."""
+
+    name = "conv1"
+
+    def __init__(self, kernel, multiplier=None, bias=None, kernel_exponent=-2, exponent=-3):
+        self.input_specs = [TensorSpec(8, exponent, False)]
+        self.folded = types.SimpleNamespace(
+            kernel=kernel, multiplier=multiplier, bias=bias, kernel_exponent=kernel_exponent
+        )
+
+    def fold(self):
+        return self.folded
+
+
+def test_constants_are_divided_by_their_steps_and_lose_their_signs():
+    kernel = np.arange(12, dtype=float).reshape(1, 2, 3, 2) / 4
+    found = layer_constants(FakeLayer(kernel, np.array([0.5, -0.25]), np.array([1.0, 3.0])), 1)
+    assert found.codes.dtype == found.bias.dtype == np.int64
+    assert found.codes[0].tolist() == [[[0, 2, 4], [6, 8, 10]]]
+    assert found.codes[1].tolist() == [[[-1, -3, -5], [-7, -9, -11]]]
+    assert found.bias.tolist() == [32, -96] and found.scale.tolist() == [0.125, 0.0625]
+
+
+def test_constants_without_bias_and_multiplier():
+    found = layer_constants(FakeLayer(np.ones((2, 3))), 1)
+    assert found.codes.tolist() == [[4, 4]] * 3
+    assert found.bias.tolist() == [0] * 3 and found.scale.tolist() == [0.25] * 3
+    depthwise = layer_constants(FakeLayer(np.arange(8.0).reshape(1, 2, 2, 2)), 2)
+    assert depthwise.codes.tolist() == [[[0, 16]], [[4, 20]], [[8, 24]], [[12, 28]]]
+
+
+NAN_WEIGHTS = "Layer 'conv1' has NaN or infinite weights: the training diverged."
+NAN_CONSTANTS = (
+    "Layer 'conv1' has NaN or infinite biases or batch normalization statistics: "
+    "the training diverged."
+)
+OFF_GRID = "Layer 'conv1': its inference constants do not lie on the plan's grid."
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernel": np.float64([[np.nan, 1.0]])}, NAN_WEIGHTS),
+        ({"kernel": np.float64([[np.inf, 1.0]])}, NAN_WEIGHTS),
+        ({"multiplier": np.array([1.0, np.nan])}, NAN_CONSTANTS),
+        ({"bias": np.array([1.0, np.inf])}, NAN_CONSTANTS),
+        ({"kernel": np.float64([[0.125, 1.0]])}, OFF_GRID),
+        ({"bias": np.array([1 / 64, 1.0])}, OFF_GRID),
+    ],
+)
+def test_constants_off_their_grid_are_refused(options, message):
+    with pytest.raises(ValueError, match=exactly(message)):
+        layer_constants(FakeLayer(**{"kernel": np.ones((1, 2))} | options), 1)
+
+
+# ----------------------------------------------------------------------------------- the builder
+
+
+def bounds(codes, bias, spec):
+    builder = ProgramBuilder("int8")
+    builder.tensor(activation_tensor("x", (None, 4), spec))
+    builder.bound(types.SimpleNamespace(name="conv1"), "x", np.array(codes), np.array(bias))
+    return builder.bounds
+
+
+@pytest.mark.parametrize("spec", [TensorSpec(4, 0, False), TensorSpec(8, -2, True)])
+@pytest.mark.parametrize(
+    ("codes", "bias"),
+    [
+        ([[1, 2]], [0]),
+        ([[1, -2]], [4]),
+        ([[1, -2]], [-4]),
+        ([[-3, -2]], [1]),
+        ([[1, 2], [5, -5]], [1, 2]),
+        ([[5, -5], [1, 2]], [-1, 2]),
+        ([[1, 1]], [-100]),  # products of zeros, at the border: the bias alone
+        ([[-1, -1]], [100]),
+        ([[0, 0]], [0]),
+    ],
+)
+def test_bounds_are_the_worst_sums(codes, bias, spec):
+    """Every product is zero where the window leaves the image, or the code's ends times the weight."""
+    ends = [spec.lowest, 0, spec.highest]
+    inputs = np.array([(a, b) for a in ends for b in ends]).T
+    sums = np.array(codes) @ inputs + np.array(bias)[:, None]
+    (bound,) = bounds(codes, bias, spec)
+    assert (bound.op, bound.bound) == ("conv1", np.abs(sums).max())
+
+
+def test_accumulators_of_31_bits_are_allowed_and_no_more():
+    spec, limit = TensorSpec(2, 0, False), 2**31 - 1
+    assert bounds([[1]], [limit - 3], spec)[0].bound == limit
+    assert not bounds([[1]], [limit - 3], spec)[0].exact_in_float32
+    assert bounds([[1]], [2**24 - 4], spec)[0].exact_in_float32
+    assert not bounds([[1]], [2**24 - 3], spec)[0].exact_in_float32
+    message = (
+        f"Layer 'conv1' (SimpleNamespace) could overflow its 32-bit accumulator: its weights and "
+        f"input range allow a sum of {limit + 1} (limit {limit}). Use fewer bits for its weights "
+        "or its input."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        bounds([[1]], [limit - 2], spec)
+
+
+def test_names_of_tensors_are_unique():
+    builder = ProgramBuilder("int8")
+    builder.tensor(activation_tensor("x", (None, 4), TensorSpec(4, 0, False)))
+    message = "Two layers of the model produce the tensor 'x': rename one."
+    with pytest.raises(ValueError, match=exactly(message)):
+        builder.tensor(activation_tensor("x", (None, 5), TensorSpec(4, 0, False)))
+
+
+# ------------------------------------------------------------------------------- Keras' own codes
+
+
+def test_values_off_their_grid_are_refused():
+    tensor = activation_tensor("conv1", (None, 2), TensorSpec(4, -3, False))
+    codes = keras_codes._to_integers(np.float32([[0.0, 0.125 * 15]]), tensor)
+    assert codes.dtype == np.int8 and codes.tolist() == [[112, 127]]
+    message = "Layer 'conv1' gives values off its grid of 2^-3."
+    with pytest.raises(ValueError, match=exactly(message)):
+        keras_codes._to_integers(np.float32([[0.0, 0.1]]), tensor)
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_models_that_run_eagerly_are_computed_eagerly(eager):
+    q, _ = quantized("affine")
+    q.run_eagerly = eager
+    assert KerasCodes(q, lower(q))._network.run_eagerly is eager
+
+
+# ------------------------------------------------------------------- the listing, written anew
+
+
+if __name__ == "__main__":
+    LISTING.write_text("\n\n".join("\n".join(listed(name)) for name in CASES) + "\n")
