@@ -8,8 +8,7 @@ proof that its accumulator cannot overflow.
     program = lower(q)
     for bound in program.bounds:
         print(bound.op, bound.bound, bound.exact_in_float32)
-    codes = KerasCodes(q, program)(x)     # {"conv1": int array, ...}: what Keras computes, as
-    integers
+    codes = KerasCodes(q, program)({"image": x})    # what Keras computes, as integers
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ def lower(model: Any, input_type: str = "int8", softmax: bool = False) -> Intege
         model: A model that `faq_keras.apply` made, of either Keras.
         input_type: "int8" (the network's own codes), or "uint8" / "float32": a QUANTIZE op at the
             input converts.
-
         softmax: Appends the integer SOFTMAX op behind the logits.
 
     Returns:
