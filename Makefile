@@ -4,7 +4,7 @@ BIN := .venv/bin
 REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow lint docs clean
 
 quickstart: .venv/installed-base
 	$(BIN)/faq quickstart
@@ -22,6 +22,10 @@ lint: .venv/installed-all
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# The site, in build/docs; a warning is an error.
+docs: .venv/installed-all
+	$(BIN)/sphinx-build -W --keep-going -b html -d build/doctrees docs build/docs
+
 clean:
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
@@ -30,7 +34,7 @@ clean:
 	touch $@
 
 .venv/installed-all: $(REQUIREMENTS) | $(BIN)/python
-	$(BIN)/pip install -e ".[dev,torch,edge]" -c constraints.txt
+	$(BIN)/pip install -e ".[dev,docs,torch,edge]" -c constraints.txt
 	touch .venv/installed-base $@
 
 $(BIN)/python:

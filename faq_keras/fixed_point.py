@@ -120,7 +120,7 @@ def kernel_exponent(kernel: npt.NDArray[np.floating], bits: int, clip_stds: floa
     The tensor is clipped to a range of `clip_stds` standard deviations in total, the range divided
     into `2**bits` bins, and the bin rounded up to a power of two. A constant tensor has no
     deviation: its largest magnitude takes the place of half the range; an all-zero tensor gets
-        exponent 0.
+    exponent 0.
 
     Args:
         kernel: Float weights of any shape.

@@ -9,10 +9,10 @@ TFLite kernel, on the scale of the plan.
         print(op.kind, op.inputs, "->", op.outputs)
     codes = reference.run(program, x_codes)          # every intermediate tensor
 
-Layouts: activations `[batch, height, width, channels]` (batch is None), convolution kernels `[out,
-    height, width, in]`,
-grouped ones `[out, height, width, in / groups]`, depthwise kernels `[1, height, width, channels]`,
-fully connected weights `[out, in]` (from `[batch, ..., in]` to `[batch, ..., out]`).
+Layouts: activations `[batch, height, width, channels]` (batch is None), convolution kernels
+`[out, height, width, in]`, grouped ones `[out, height, width, in / groups]`, depthwise kernels
+`[1, height, width, channels]`, fully connected weights `[out, in]` (from `[batch, ..., in]` to
+`[batch, ..., out]`).
 """
 
 from __future__ import annotations
