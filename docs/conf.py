@@ -41,6 +41,8 @@ python_display_short_literal_types = True
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
+pygments_style = "a11y-high-contrast-light"
+pygments_dark_style = "a11y-high-contrast-dark"
 html_title = f"faq_keras {release}"
 html_static_path = ["static"]
 html_css_files = ["faq.css"]

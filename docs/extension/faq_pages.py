@@ -17,6 +17,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from docutils import nodes
+
 from faq_keras.cli.main import COMMANDS, own_flags
 
 MARK = "<!-- faq: commands -->"
@@ -31,6 +33,7 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", _before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", _after_napoleon, priority=600)
     app.connect("autodoc-process-signature", _signature)
+    app.connect("doctree-read", _dashes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -60,8 +63,8 @@ def _command(name: str) -> Iterator[str]:
 
 
 def escaped(text: str) -> str:
-    """Plain text as Markdown that shows the same; code stays code, named pages become links."""
-    parts = re.split(r"(`[^`]+`|docs/\w+\.md)", " ".join(text.split()))
+    """Plain text as Markdown that shows the same; flags become code, named pages links."""
+    parts = re.split(r"(`[^`]+`|docs/\w+\.md|--\w[\w.]*\w)", " ".join(text.split()))
     return "".join(map(_escaped_part, parts))
 
 
@@ -70,6 +73,8 @@ def _escaped_part(part: str) -> str:
         return part
     if part.startswith("docs/"):
         return f"[{part}]({part.removeprefix('docs/')})"
+    if part.startswith("--"):
+        return f"`{part}`"
     return _MARKUP.sub(r"\\\1", part)
 
 
@@ -130,3 +135,10 @@ def _signature(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, result: str
 ) -> tuple[str | None, str]:
     return signature and signature.replace("<factory>", "..."), result
+
+
+def _dashes(app: Any, tree: nodes.document) -> None:
+    """Sphinx writes `name -- text`, and counts on smart quotes to make a dash of it."""
+    for text in list(tree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" \N{EN DASH} "))

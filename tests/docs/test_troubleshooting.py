@@ -27,9 +27,8 @@ def texts(source):
             other.update(map(id, ast.walk(node)))
             parts = [part.value if isinstance(part, ast.Constant) else _GAP for part in node.values]
             yield "".join(parts)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if id(node) not in other:
-                yield re.sub(r"%[-.\d]*[sdf]", _GAP, node.value)
+        elif id(node) not in other and isinstance(getattr(node, "value", None), str):
+            yield re.sub(r"%[-.\d]*[sdf]", _GAP, node.value)
 
 
 @pytest.fixture(scope="module")
