@@ -29,6 +29,9 @@ smartquotes = False  # `--flags` keep both dashes
 myst_heading_anchors = 3  # [links](training.md#alarms) resolve here and on GitHub
 myst_enable_extensions = ["colon_fence"]
 
+nitpicky = True  # what a signature or docstring names of ours has to be in the reference
+nitpick_ignore_regex = [(r"py:.*", r"(?!faq_keras\.).*")]
+
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"

@@ -17,12 +17,17 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy.typing as npt
 from docutils import nodes
+from sphinx.util.typing import stringify_annotation
 
 from faq_keras.cli.main import COMMANDS, own_flags
 
 MARK = "<!-- faq: commands -->"
 _COLON = "\0"
+_ARRAY_LIKE = stringify_annotation(npt.ArrayLike, "smart")
+_ARRAY = re.compile(r"~numpy\.ndarray\[tuple\[~typing\.Any, \.\.\.\], ~numpy\.dtype\[([^\]]*)\]\]")
+_UNPRINTABLE = re.compile(r"<factory>|<function [\w.]*(<lambda>)?( at 0x[0-9a-f]+)?>")
 _PAGE = re.compile(r"`docs/(\w+)\.md`")
 _MARKUP = re.compile(r"([\\*_<>\[\]$|])")
 
@@ -131,10 +136,16 @@ def _after_napoleon(app: Any, what: str, name: str, obj: Any, options: Any, line
     lines[:] = (line.replace(_COLON, ":") for line in lines)
 
 
+def readable_types(signature: str) -> str:
+    """A signature with numpy's aliases by their names, and `...` for what has no literal."""
+    text = signature.replace(_ARRAY_LIKE, "~numpy.typing.ArrayLike")
+    return _UNPRINTABLE.sub("...", _ARRAY.sub(r"~numpy.typing.NDArray[\1]", text))
+
+
 def _signature(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, result: str
-) -> tuple[str | None, str]:
-    return signature and signature.replace("<factory>", "..."), result
+) -> tuple[str | None, str | None]:
+    return signature and readable_types(signature), result and readable_types(result)
 
 
 def _dashes(app: Any, tree: nodes.document) -> None:

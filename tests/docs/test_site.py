@@ -148,6 +148,15 @@ def test_descriptions_are_not_taken_for_types(pages):
     assert wrong == []
 
 
+def test_signatures_can_be_read(pages):
+    signatures = [
+        signature.get_text() for tree in pages.values() for signature in tree.select("dl.py > dt")
+    ]
+    assert len(signatures) > 150
+    for text in signatures:
+        assert not any(odd in text for odd in ("<", "~", "ndarray[", "_SupportsArray")), text
+
+
 def test_the_command_line_page_has_every_flag(pages, site):
     from faq_keras.cli.main import COMMANDS, own_flags
 
