@@ -4,7 +4,7 @@ BIN := .venv/bin
 REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: quickstart test test-slow test-wheel coverage mutation lint clean
+.PHONY: quickstart test test-slow test-wheel coverage mutation lint docs clean
 
 quickstart: .venv/installed-base
 	$(BIN)/faq quickstart
@@ -21,6 +21,10 @@ lint: .venv/installed-all
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# The site, in build/docs; a warning is an error.
+docs: .venv/installed-all
+	$(BIN)/sphinx-build -W --keep-going -b html -d build/doctrees docs build/docs
 
 # Which lines `make test` runs: about 30 minutes on two cores.
 coverage: .venv/installed-all
@@ -51,7 +55,7 @@ clean:
 	touch $@
 
 .venv/installed-all: $(REQUIREMENTS) | $(BIN)/python
-	$(BIN)/pip install -e ".[dev,torch,edge]" -c constraints.txt
+	$(BIN)/pip install -e ".[dev,docs,torch,edge]" -c constraints.txt
 	touch .venv/installed-base $@
 
 $(BIN)/python:

@@ -123,8 +123,8 @@ def kernel_exponent(kernel: npt.NDArray[np.floating], bits: int, clip_stds: floa
 
     The tensor is clipped to a range of `clip_stds` standard deviations in total, the range divided
     into `2**bits` bins, and the bin rounded up to a power of two. A constant tensor has no
-    deviation: its largest magnitude takes the place of half the range. An all-zero tensor
-    (subnormal numbers included, or NaN) gets exponent 0, no other one less than `MIN_KERNEL_EXPONENT`.
+    deviation: its largest magnitude takes the place of half the range. A tensor of zeros, subnormal
+    numbers or NaN gets exponent 0, no other one less than `MIN_KERNEL_EXPONENT`.
 
     Args:
         kernel: Float weights of any shape.

@@ -14,6 +14,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from absl import flags
 
@@ -55,7 +56,7 @@ def dispatch(arguments: list[str]) -> int:
     module = importlib.import_module(f"faq_keras.cli.{command}")
     values: flags.FlagValues = module.FLAGS
     if any(word in ("--help", "-h", "--helpfull", "--helpshort") for word in rest):
-        print(f"{(module.__doc__ or '').strip()}\n\nFlags:\n{_flag_help(values, module.__name__)}")
+        print(f"{(module.__doc__ or '').strip()}\n\nFlags:\n{_flag_help(module)}")
         return 0
     debug = "--debug" in rest
     try:
@@ -96,8 +97,15 @@ def _overview() -> str:
     )
 
 
-def _flag_help(values: flags.FlagValues, module: str) -> str:
-    """Help of the command's own flags."""
-    own = sorted(values.flags_by_module_dict().get(module, []), key=lambda flag: flag.name)
-    lines = [f"  --{flag.name}: {flag.help} (default: {flag.default_as_str})" for flag in own]
+def own_flags(module: ModuleType) -> list[flags.Flag]:
+    """The flags that a command's module defines, by name; `--debug` is every command's."""
+    defined = module.FLAGS.flags_by_module_dict().get(module.__name__, [])
+    return sorted(defined, key=lambda flag: flag.name)
+
+
+def _flag_help(module: ModuleType) -> str:
+    lines = [
+        f"  --{flag.name}: {flag.help} (default: {flag.default_as_str})"
+        for flag in own_flags(module)
+    ]
     return "\n".join([*lines, "  --debug: show the traceback of an error (default: 'false')"])

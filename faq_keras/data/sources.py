@@ -49,6 +49,7 @@ _READERS: Mapping[str, Callable[..., Source]] = {
     "image_folder": image_folder.read,
     "tfrecord": tfrecord.read,
 }
+#: The names that `load_source` knows.
 NAMES = (*_READERS, _TFDS + "NAME")
 
 

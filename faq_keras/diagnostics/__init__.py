@@ -1,7 +1,7 @@
 """Why it works, and which layers hurt: the paper's Figures 1 and 2, and what to do for a network.
 
-noise = diagnostics.GradientNoise("run/gradient_noise.jsonl")      # a Keras callback, Figure 1
-diagnostics.weight_similarity(float_model, q).network              # Figure 2
+    noise = diagnostics.GradientNoise("run/gradient_noise.jsonl")      # a Keras callback, Figure 1
+    diagnostics.weight_similarity(float_model, q).network              # Figure 2
     s = diagnostics.sensitivity(float_model, (images, labels), bits=(3, 4, 6))
     policy = diagnostics.suggest_policy(s, average_bits=4)             # which layers get how many
     diagnostics.activation_statistics(q, images)       # ranges, saturation, noise of each tensor

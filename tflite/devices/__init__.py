@@ -67,6 +67,7 @@ class Device:
         )  # fmt: skip
 
 
+#: The devices by the names that `--device` takes.
 DEVICES: Mapping[str, Device] = {
     device.name: device
     for device in (
