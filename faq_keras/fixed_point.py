@@ -113,7 +113,7 @@ def ceil_log2(x: float) -> int:
 # (`tests/test_fixed_point.py::test_clip_constants_are_near_the_gaussian_optimum` recomputes it).
 KERNEL_CLIP_STDS = {2: 3.5, 3: 3.85, 4: 4.12, 5: 4.95, 6: 5.45, 7: 6.15, 8: 6.5}
 
-# Far below any network. TensorFlow takes subnormal float32 weights for zero, so numpy does here too.
+# Far below any network. TensorFlow takes subnormal float32 weights for zero, so numpy has to.
 MIN_KERNEL_EXPONENT = -100
 _SMALLEST_WEIGHT = float(np.finfo(np.float32).smallest_normal)
 

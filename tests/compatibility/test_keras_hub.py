@@ -1,4 +1,4 @@
-"""Image classifiers of KerasHub are functional Keras 3 models, and become integers like any other."""
+"""Image classifiers of KerasHub are functional Keras 3 models, and become integers like others."""
 
 import keras
 import numpy as np

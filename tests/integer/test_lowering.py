@@ -1,7 +1,7 @@
 """From quantized Keras layers to integer programs: every layer, its tensors, its limits.
 
 `lowered.txt` lists the programs of the networks below, tensor by tensor: what a change of the
-lowering changes in the files shows up there. `python -m tests.integer.test_lowering` writes it anew.
+lowering changes in the files shows there. `python -m tests.integer.test_lowering` writes it anew.
 """
 
 import pathlib
@@ -329,7 +329,7 @@ def bounds(codes, bias, spec):
     ],
 )
 def test_bounds_are_the_worst_sums(codes, bias, spec):
-    """Every product is zero where the window leaves the image, or the code's ends times the weight."""
+    """A code is at either end of its range, or a zero of the border."""
     ends = [spec.lowest, 0, spec.highest]
     inputs = np.array([(a, b) for a in ends for b in ends]).T
     sums = np.array(codes) @ inputs + np.array(bias)[:, None]
