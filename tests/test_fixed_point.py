@@ -146,6 +146,33 @@ def test_range_exponent_refuses_what_has_no_range(maximum):
         fp.range_exponent(maximum, 8, signed=False)
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e30])
+def test_kernel_exponents_of_any_magnitude(scale):
+    """Squares of these leave float32."""
+    kernel = np.float32(scale) * np.float32([-3, -1, 1, 3])
+    expected = fp.ceil_log2(4.12 * float(np.std(kernel.astype(np.float64))) / 16)
+    assert fp.kernel_exponent(kernel, 4, 4.12) == expected
+    assert int(fp.tf_kernel_exponent(tf.constant(kernel), 4, 4.12)) == expected
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest"),
+    [(0, 3), (0, 15), (0, 255), (0, 12), (0, 96), (-128, 127), (-127, 127), (-32768, 32767)],
+)
+def test_quantizing_for_training_rounds_halves_up_whatever_the_range(lowest, highest):
+    quarters = np.arange(4 * max(lowest, -300) - 9, 4 * min(highest, 300) + 10) / 4
+    codes = np.clip(np.floor(quarters + 0.5), lowest, highest)
+    x = tf.constant(quarters * 2.0**-3, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = fp.tf_quantize_training(x, -3, lowest, highest)
+    assert np.array_equal(y, codes * 2.0**-3)
+    inside = (quarters > lowest) & (quarters < highest)
+    outside = (quarters < lowest - 1) | (quarters > highest + 1)
+    gradient = tape.gradient(y, x).numpy()
+    assert (gradient[inside] == 1).all() and (gradient[outside] == 0).all()
+
+
 def test_gradient_passes_inside_the_clip_range_only():
     x = tf.constant([-0.1, 0.0, 0.1, 7.5, 7.6])
     with tf.GradientTape() as tape:

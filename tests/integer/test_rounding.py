@@ -132,3 +132,18 @@ def test_profiles_are_complete_values_found_by_name():
         ValueError, match="Unknown numerics profile 'cuda'; expected one of xnnpack"
     ):
         rounding.profile("cuda")
+
+
+@pytest.mark.parametrize("requantize", [rounding.twice_half_up, rounding.twice_half_away])
+def test_a_requantize_op_rounds_as_the_convolution_it_is_made_from(requantize):
+    codes = np.arange(-255, 256)
+    found = rounding.rescale_with(requantize)(codes, 0.75, 2.0)
+    assert found.tolist() == requantize(codes, 0.75, 1.0, 2.0).tolist()
+    assert found.tolist() != rounding.rescale_with(requantize)(codes, 0.8, 2.0).tolist()
+
+
+@pytest.mark.parametrize("convert", [rounding.float_to_codes, rounding.float_to_codes_half_away])
+def test_floats_become_codes_within_31_bits(convert):
+    found = convert(np.float32([-1e30, -3.0, 0.0, 3.2, 1e30]), 0.5)
+    assert found.dtype == np.int64
+    assert found.tolist() == [-(2**31), -6, 0, 6, 2**31]
