@@ -83,3 +83,67 @@ def test_checks_accept_what_is_inside_and_name_what_is_not():
     for scale in (limits.ADD_RATIO_START / 2, limits.ADD_RATIO_END):
         with pytest.raises(ValueError, match="Layer 'add1' adds a tensor whose step is"):
             limits.check_add("add1", [1.0, scale], 1.0)
+
+
+def test_refusals_say_what_is_wrong_and_what_to_do():
+    """Word for word."""
+    for check, scales, message in (
+        (
+            limits.check_multipliers,
+            (np.array([0.5, 512.0]),),
+            "Layer 'x': one step of its accumulator would be 512 steps of its output, XNNPACK's "
+            "kernels allow less than 256. Its output range is far too small for its weights: "
+            "calibrate with data that is typical of its inputs.",
+        ),
+        (
+            limits.check_add,
+            ([2.0, 1024.0], 2.0),
+            "Layer 'x' adds a tensor whose step is 512 times its output's; XNNPACK adds from "
+            "0.000976562 to below 256. The ranges of the branches are too far apart: calibrate "
+            "with data that is typical of the model's inputs.",
+        ),
+        (
+            limits.check_quantize,
+            (2.0**-9, 2.0),
+            "Layer 'x' moves a tensor to a step that is 1024 times its own; XNNPACK does from "
+            "0.00390625 to below 256. The tensors that are concatenated have ranges too far apart: "
+            "calibrate with data that is typical of the model's inputs.",
+        ),
+    ):
+        with pytest.raises(ValueError) as error:
+            check("x", *scales)
+        assert str(error.value) == message
+
+
+def test_requantizations_are_checked_at_both_ends():
+    for ratio in (limits.QUANTIZE_RATIO_START, 1.0, limits.QUANTIZE_RATIO_END / 2):
+        limits.check_quantize("x", 4 * ratio, 4.0)
+    for ratio in (limits.QUANTIZE_RATIO_START / 2, limits.QUANTIZE_RATIO_END):
+        with pytest.raises(ValueError, match="Layer 'x' moves a tensor"):
+            limits.check_quantize("x", 4 * ratio, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "input_scale", "output_scale", "exact"),
+    [
+        (4, 1.0, 1.0, True),  # a power of two: exact whatever the grid
+        (4, 1.0, 16.0, True),
+        (49, 1.0, 1.0, True),  # odd, and no coarser: no halves
+        (49, 2.0, 1.0, True),
+        (49, 1.0, 2.0, False),  # coarser: halves
+        (6, 2.0, 1.0, True),
+        (6, 1.0, 1.0, False),
+        (12, 4.0, 1.0, True),
+        (12, 2.0, 1.0, False),
+        (1023, 1.0, 1.0, True),
+        (1025, 1.0, 1.0, False),  # float32 errs more than that is away from a half
+        (1, 1.0, 2.0**16, True),  # the smallest factor
+        (2, 1.0, 2.0**16, False),
+        (1, 2.0**7, 1.0, True),  # the largest
+        (1, 2.0**8, 1.0, False),
+        (4, 2.0**10, 1.0, False),
+        (4, 2.0**9, 1.0, True),
+    ],
+)
+def test_means_are_exact_where_no_sum_lies_half_way(count, input_scale, output_scale, exact):
+    assert limits.has_exact_mean(count, input_scale, output_scale) is exact

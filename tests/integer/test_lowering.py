@@ -67,7 +67,10 @@ def pools(inputs):
     kept = layers.GlobalAveragePooling2D(keepdims=True, name="mean_kept")(row)
     kept = layers.Flatten(name="flat")(layers.Conv2D(3, 1, name="after_mean")(kept))
     mean = layers.GlobalAveragePooling2D(name="mean")(row)
-    heads = [layers.Dense(3, name=f"head_{n}")(t) for n, t in enumerate((y, ones, mean))]
+    coarse = layers.GlobalAveragePooling2D(name="coarse_ones")(x)
+    coarse = layers.Dense(3, activation="relu", name="after_coarse_ones")(coarse)
+    vectors = (y, ones, mean, coarse)
+    heads = [layers.Dense(3, name=f"head_{n}")(t) for n, t in enumerate(vectors)]
     return [*heads, layers.Dense(2, name="head_kept")(kept)]
 
 
@@ -79,8 +82,18 @@ def affine(inputs):
     return layers.Dense(3, name="head")(x)
 
 
-CASES = {"kernels": kernels, "joins": joins, "pools": pools, "affine": affine}
-SHAPES = {"kernels": (6, 6, 2), "joins": (4, 4, 2), "pools": (8, 8, 2), "affine": (6, 6, 2)}
+def lists(inputs):
+    """Concatenations of lists that begin alike, as DenseNet's; more than five tensors at once."""
+    x = layers.Conv2D(2, 1, activation="relu", name="stem")(inputs)
+    parts = [layers.Conv2D(1, 1, activation="relu", name=f"part_{n}")(x) for n in range(12)]
+    parts[0] = layers.Conv2D(2, 1, activation="relu", name="part")(x)
+    chosen = [parts[:2], parts[:3], parts[5:10], parts, parts[1:], parts[:5]]
+    joined = [layers.Concatenate(name=f"join_{n}")(tensors) for n, tensors in enumerate(chosen)]
+    return [layers.Conv2D(1, 1, name=f"head_{n}")(tensor) for n, tensor in enumerate(joined)]
+
+
+CASES = {"kernels": kernels, "joins": joins, "pools": pools, "affine": affine, "lists": lists}
+SHAPES = dict.fromkeys(CASES, (6, 6, 2)) | {"joins": (4, 4, 2), "pools": (8, 8, 2)}
 
 
 def quantized(name, logits_bits=16):
@@ -152,7 +165,7 @@ def test_random_codes_cover_the_whole_range_and_follow_the_seed():
     model = KerasCodes(q, program)
     codes, tensor = model.random(50)["image"], program.tensors["image"]
     assert codes.shape == (50, 6, 6, 2) and codes.dtype == np.int8
-    assert (codes.min(), codes.max()) == (tensor.lowest, tensor.highest)
+    assert len(np.unique(codes)) == tensor.highest - tensor.lowest + 1 == 256
     assert np.array_equal(codes, model.random(50, seed=0)["image"])
     assert not np.array_equal(codes, model.random(50, seed=1)["image"])
 

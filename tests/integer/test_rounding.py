@@ -147,3 +147,27 @@ def test_floats_become_codes_within_31_bits(convert):
     found = convert(np.float32([-1e30, -3.0, 0.0, 3.2, 1e30]), 0.5)
     assert found.dtype == np.int64
     assert found.tolist() == [-(2**31), -6, 0, 6, 2**31]
+
+
+SMALL = st.integers(-6, 3).map(lambda e: 2.0**e)
+
+
+@given(st.integers(-255, 255), st.integers(-255, 255), SMALL, SMALL, SMALL)
+def test_tflites_own_additions_round_once_halves_away(a, b, a_scale, b_scale, scale):
+    found = rounding.fixed_add(np.array([a]), np.array([b]), a_scale, b_scale, scale)
+    total = a * Fraction(a_scale) + b * Fraction(b_scale)
+    assert found.tolist() == [half_away(total / Fraction(scale))]
+
+
+@pytest.mark.parametrize("channels", [3, 8, 10, 16, 21])
+def test_the_depthwise_kernel_takes_eight_channels_at_a_time(channels):
+    acc = np.random.default_rng(1).integers(-99, 99, (3, 2, channels))
+    scales = np.float32(2.0 ** -(1.0 + np.arange(channels) % 3))
+    wide = {3: 0, 8: 8, 10: 8, 16: 16, 21: 16}[channels]
+    found = rounding.twice_by_eights(acc, 0.5, scales, 0.25)
+    up = rounding.twice_half_up(acc, 0.5, scales, 0.25)
+    away = rounding.twice_half_away(acc, 0.5, scales, 0.25)
+    assert np.array_equal(found, np.where(np.arange(channels) < wide, up, away))
+    assert not np.array_equal(up, away)
+    one = rounding.twice_by_eights(acc, 0.5, np.float32([0.25]), 0.25)  # a scale for all of them
+    assert np.array_equal(one, rounding.twice_by_eights(acc, 0.5, np.full(channels, 0.25), 0.25))
