@@ -83,7 +83,7 @@ def main() -> None:
     check_equal(model.predict(x, batch_size=500, verbose=0), expected)
 
     summary = {"torch, float": (expected, None)}
-    for bits in (4, 8):
+    for bits in (4, 8):  # the last one goes back to ONNX and torch below
         q = faq_keras.apply(model, bits, calibration_data=calibration)
         path = args.output / f"resnet20_w{bits}a{bits}.tflite"
         weights = "int4" if bits == 4 else "int8"
@@ -96,10 +96,9 @@ def main() -> None:
     print(faq_keras.converters.to_onnx(faq_keras.to_float(q), back, images=x[:500]))
 
     for name, (logits, path) in summary.items():
+        right, same = (100 * np.mean(logits.argmax(axis=1) == z) for z in (y, expected.argmax(1)))
         size = "" if path is None else f", {path.stat().st_size:,} bytes"
-        same = np.mean(logits.argmax(axis=1) == expected.argmax(axis=1))
-        print(f"accuracy, {name}: {100 * np.mean(logits.argmax(axis=1) == y):.2f} %", end="")
-        print(f", the class of torch on {100 * same:.2f} %{size}")
+        print(f"accuracy, {name}: {right:.2f} % (the class of torch: {same:.2f} %){size}")
 
 
 if __name__ == "__main__":
