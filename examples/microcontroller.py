@@ -7,8 +7,9 @@ takes its place. What a firmware engineer asks of a network is answered in this 
 compute what was trained, on the very runtime of the chip; which operators have to be linked; how
 much flash and RAM does it take; does it fit; where is the C file.
 
-TensorFlow Lite Micro rounds otherwise than XNNPACK in some operators. The comparison knows its
-rounding: 0 mismatches there means that the accuracy printed for it is the chip's.
+TensorFlow Lite Micro rounds otherwise than XNNPACK in some operators. The comparison knows the
+rounding of its portable kernels: 0 mismatches there means that the accuracy printed for it is what
+these give on the chip. A vendor's kernels (CMSIS-NN and others) have to be compared on their own.
 
 Needs `pip install 'faq_keras[edge]'`. With `--bits=4` the weights are packed: less flash, and a
 larger arena, into which the kernels unpack them.
@@ -61,12 +62,14 @@ def resolver(path: pathlib.Path) -> str:
 
 
 def c_array(content: bytes, name: str, arena: int) -> str:
-    """The file as C: a constant in flash, aligned as TensorFlow Lite Micro wants it."""
+    """The file as C and C++: a constant in flash, aligned as TensorFlow Lite Micro wants it."""
     rows = (content[i : i + 16] for i in range(0, len(content), 16))
     lines = ("  " + " ".join(f"0x{byte:02x}," for byte in row) for row in rows)
     return "\n".join(
         [
             "#include <stdalign.h>",
+            f"extern const unsigned int {name}_arena_bytes, {name}_bytes;",
+            f"extern const unsigned char {name}[];",
             f"const unsigned int {name}_arena_bytes = {arena};",
             f"const unsigned int {name}_bytes = {len(content)};",
             f"alignas(16) const unsigned char {name}[] = {{",
@@ -90,7 +93,8 @@ def main() -> None:
     q = faq_keras.apply(model, args.bits, calibration_data=data.x_train[:640].astype(np.float32))
     path = args.output / f"tiny_w{args.bits}.tflite"
     faq_keras.export_tflite(q, path, "int4" if args.bits <= 4 else "int8", verify=x)
-    # Both runtimes against the Keras model's integer program; `check` raises on any mismatch.
+    # XNNPACK against the Keras model, TFLM against the integers that its rounding must give;
+    # `check` raises ParityError on any mismatch.
     print(faq_keras.verify(q, path, x, runtimes=("xnnpack", "tflm"), labels=y).check())
 
     print(resolver(path))

