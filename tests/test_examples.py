@@ -36,8 +36,8 @@ class Case:
     files: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-# Floors below what these commands gave in two runs: 88.69, 56.56, 86.16 and 86.10 (augmentation runs
-# in parallel, in any order); 89.48, 88.84, 56.54; 70.0, 62.8, 72.2; 81.0.
+# Floors below what these commands gave in two runs: 88.69, 56.56, 86.16 and 86.10 (images are
+# augmented in parallel, in any order); 89.48, 88.84, 56.54; 70.0, 62.8, 72.2; 81.0.
 CASES = {
     "custom_layer": Case("", (354_304,)),
     "cifar_resnet": Case(
