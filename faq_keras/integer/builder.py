@@ -76,13 +76,19 @@ class ProgramBuilder:
         # Padding gives zero products, so neither end is below 0 for the sum alone.
         highest = np.maximum(positive * high + negative * low, 0) + bias
         lowest = np.minimum(positive * low + negative * high, 0) + bias
-        worst = int(max(np.abs(highest).max(), np.abs(lowest).max(), np.abs(bias).max()))
+        largest_bias = int(np.abs(bias).max())
+        worst = int(max(np.abs(highest).max(), np.abs(lowest).max(), largest_bias))
         if worst >= 2**31:
+            remedy = "Use fewer bits for its weights or its input."
+            if 2 * largest_bias > worst:
+                remedy = (
+                    f"Its bias alone takes {largest_bias}: beside it, its inputs are tiny. Train "
+                    "the float network first, and calibrate with images like its training images."
+                )
             raise ValueError(
                 f"Layer '{layer.name}' ({type(layer).__name__}) could overflow its 32-bit "
                 f"accumulator: its weights and input "
-                f"range allow a sum of {worst} (limit {2**31 - 1}). Use fewer bits for its weights "
-                f"or its input."
+                f"range allow a sum of {worst} (limit {2**31 - 1}). {remedy}"
             )
         self.bounds.append(AccumulatorBound(layer.name, worst))
 
