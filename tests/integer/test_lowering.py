@@ -356,13 +356,22 @@ def test_accumulators_of_31_bits_are_allowed_and_no_more():
     assert not bounds([[1]], [limit - 3], spec)[0].exact_in_float32
     assert bounds([[1]], [2**24 - 4], spec)[0].exact_in_float32
     assert not bounds([[1]], [2**24 - 3], spec)[0].exact_in_float32
-    message = (
-        f"Layer 'conv1' (SimpleNamespace) could overflow its 32-bit accumulator: its weights and "
-        f"input range allow a sum of {limit + 1} (limit {limit}). Use fewer bits for its weights "
-        "or its input."
-    )
-    with pytest.raises(ValueError, match=exactly(message)):
-        bounds([[1]], [limit - 2], spec)
+    for codes, bias, worst, remedy in (
+        ([[2**30 + 1]], [0], 3 * 2**30 + 3, "Use fewer bits for its weights or its input."),
+        (
+            [[1]],
+            [limit - 2],
+            limit + 1,
+            f"Its bias alone takes {limit - 2}: beside it, its inputs are tiny. Train the float "
+            "network first, and calibrate with images like its training images.",
+        ),
+    ):
+        message = (
+            "Layer 'conv1' (SimpleNamespace) could overflow its 32-bit accumulator: its weights "
+            f"and input range allow a sum of {worst} (limit {limit}). {remedy}"
+        )
+        with pytest.raises(ValueError, match=exactly(message)):
+            bounds(codes, bias, spec)
 
 
 def test_names_of_tensors_are_unique():
