@@ -146,6 +146,20 @@ def test_range_exponent_refuses_what_has_no_range(maximum):
         fp.range_exponent(maximum, 8, signed=False)
 
 
+@pytest.mark.parametrize(
+    ("rounding", "expected"),
+    [
+        (fp.HALF_EVEN, [-1.0, -0.0, 0.0, 1.0, 1.0, 3.5]),
+        (fp.HALF_UP, [-0.5, 0.0, 0.5, 1.0, 1.5, 3.5]),
+        (fp.HALF_AWAY, [-1.0, -0.5, 0.5, 1.0, 1.5, 3.5]),
+    ],
+)
+def test_halves_of_quantize(rounding, expected):
+    x = np.array([-0.75, -0.25, 0.25, 0.75, 1.25, 9.0])
+    assert fp.quantize(x, 4, -1, signed=True, rounding=rounding).tolist() == expected
+    assert fp.tf_quantize(tf.constant(x), -1, -7, 7, rounding).numpy().tolist() == expected
+
+
 @pytest.mark.parametrize("scale", [1e-25, 1.0, 1e30])
 def test_kernel_exponents_of_any_magnitude(scale):
     """Squares of these leave float32."""

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import faq_keras
-from faq_keras.integer import keras_codes, reference
+from faq_keras.integer import keras_codes, lowering, reference
+from faq_keras.integer import pools as lowered_pools
 from faq_keras.integer.builder import ProgramBuilder, activation_tensor
 from faq_keras.integer.constants import layer_constants
 from faq_keras.integer.keras_codes import KerasCodes
@@ -33,6 +34,8 @@ def kernels(inputs):
     x = layers.Conv2D(4, 3, padding="same", groups=2, dilation_rate=(2, 1), name="grouped")(x)
     x = layers.ZeroPadding2D(((1, 0), (0, 2)), name="pad")(x)
     x = layers.DepthwiseConv2D((2, 3), depth_multiplier=2, activation="relu", name="depthwise")(x)
+    y = layers.Conv2D(8, 1, name="twin")(x)
+    x = layers.ReLU(6.0, name="relu6")(layers.Add(name="relu6_sum")([x, y]))
     x = layers.Dropout(0.5, name="drop")(layers.Flatten(name="flat")(x))
     x = layers.Dense(5, activation="relu", use_bias=False, name="narrow")(x)
     x = layers.Dense(3, name="head")(x)
@@ -43,7 +46,7 @@ def joins(inputs):
     """Additions and concatenations, with grids of their own and common ones."""
     x = layers.Conv2D(3, 1, activation="relu", name="stem")(inputs)
     y = layers.Conv2D(3, 1, use_bias=False, name="branch")(x)
-    total = layers.ReLU(6.0, name="relu6")(layers.Add(name="sum")([x, y]))
+    total = layers.ReLU(name="relu")(layers.Add(name="sum")([x, y]))
     linear = layers.Add(name="difference")([total, y])
     x = layers.ReLU(name="positive")(layers.Add(name="last_sum")([linear, x]))
     parts = [layers.Conv2D(n, 1, activation="relu", name=f"part_{n}")(x) for n in range(1, 7)]
@@ -372,6 +375,27 @@ def test_accumulators_of_31_bits_are_allowed_and_no_more():
         )
         with pytest.raises(ValueError, match=exactly(message)):
             bounds(codes, bias, spec)
+
+
+@pytest.mark.parametrize(
+    "handler", [lowering._add, lowering._requantize, lowered_pools._pool_with_ones]
+)
+def test_limits_are_checked_under_the_name_of_the_layer(handler):
+    """A fake layer whose output's step is tiny beside its input's."""
+    shapes = types.SimpleNamespace(shape=(None, 2, 3, 4))
+    layer = types.SimpleNamespace(
+        name="layer_7",
+        plan=types.SimpleNamespace(output=TensorSpec(8, -20, True)),
+        input=shapes,
+        output=shapes,
+        float_layers=[types.SimpleNamespace(keepdims=False)],
+    )
+    builder = ProgramBuilder("int8")
+    source = builder.tensor(activation_tensor("x", shapes.shape, TensorSpec(8, 0, True)))
+    with pytest.raises(ValueError, match=r"^Layer 'layer_7'"):
+        handler(
+            builder, layer, source if handler is lowered_pools._pool_with_ones else [source, source]
+        )
 
 
 def test_names_of_tensors_are_unique():

@@ -171,3 +171,8 @@ def test_the_depthwise_kernel_takes_eight_channels_at_a_time(channels):
     assert not np.array_equal(up, away)
     one = rounding.twice_by_eights(acc, 0.5, np.float32([0.25]), 0.25)  # a scale for all of them
     assert np.array_equal(one, rounding.twice_by_eights(acc, 0.5, np.full(channels, 0.25), 0.25))
+
+
+def test_high_products_go_to_the_nearest_and_halves_up():
+    products = np.array([-(2**31) - 2**30 - 1, -(2**31) - 2**30, -(2**30) - 1, -(2**30), 2**30])
+    assert rounding.high_multiply(products, 1).tolist() == [-2, -1, -1, 0, 1]
