@@ -223,9 +223,8 @@ def _requantize(context: _Context, acc: Ints, requantize: Requantize) -> Ints:
 
 def _add(context: _Context, values: Mapping[str, Codes]) -> Ints:
     scales = context.input(0).scale[0], context.input(1).scale[0], context.output.scale[0]
-    add = context.profile.add_relu if context.op.attributes["activation"] else context.profile.add
     a, b = context.centered(values, 0), context.centered(values, 1)
-    return add(a, b, *scales) + context.output.zero_point
+    return context.profile.add(a, b, *scales) + context.output.zero_point
 
 
 def _concatenation(context: _Context, values: Mapping[str, Codes]) -> Ints:

@@ -46,8 +46,7 @@ class NumericsProfile:
         depthwise_conv_2d: Depthwise convolution.
         fully_connected: Dense layer with int8 activations.
         fully_connected_int16: Dense layer with int16 activations and output (the 16-bit head).
-        add: Addition without activation.
-        add_relu: Addition with a fused RELU or RELU6.
+        add: Addition, with or without a fused activation.
         quantize: QUANTIZE from integers to integers.
         quantize_float: QUANTIZE from float32.
         average_pool_2d: The mean of raw codes.
@@ -61,7 +60,6 @@ class NumericsProfile:
     fully_connected: Requantize
     fully_connected_int16: Requantize
     add: Add
-    add_relu: Add
     quantize: Rescale
     quantize_float: FromFloat
     average_pool_2d: Mean
@@ -299,7 +297,6 @@ _XNNPACK = NumericsProfile(
     fully_connected=float_half_even,
     fully_connected_int16=fixed_half_away,
     add=xnnpack_add,
-    add_relu=xnnpack_add,
     quantize=xnnpack_rescale,
     quantize_float=float_to_codes,
     average_pool_2d=mean_half_away,
@@ -319,7 +316,6 @@ PROFILES: Mapping[str, NumericsProfile] = {
         fully_connected=half_up_by_columns,
         fully_connected_int16=fixed_half_away,
         add=fixed_add,
-        add_relu=fixed_add,
         quantize=rescale_with(twice_half_up),
         quantize_float=float_to_codes,
         average_pool_2d=mean_half_away,
@@ -334,7 +330,6 @@ PROFILES: Mapping[str, NumericsProfile] = {
         fully_connected=twice_half_up,
         fully_connected_int16=fixed_half_away,
         add=fixed_add,
-        add_relu=fixed_add,
         quantize=rescale_with(twice_half_up),
         quantize_float=float_to_codes,
         average_pool_2d=mean_half_away,
@@ -349,7 +344,6 @@ PROFILES: Mapping[str, NumericsProfile] = {
         fully_connected=fixed_half_away,
         fully_connected_int16=fixed_half_away,
         add=fixed_add,
-        add_relu=fixed_add,
         quantize=rescale_with(twice_half_away),
         quantize_float=float_to_codes_half_away,
         average_pool_2d=mean_half_away,
@@ -364,7 +358,6 @@ PROFILES: Mapping[str, NumericsProfile] = {
         fully_connected=twice_half_away,
         fully_connected_int16=fixed_half_up,
         add=fixed_add,
-        add_relu=fixed_add,
         quantize=rescale_with(twice_half_away),
         quantize_float=float_to_codes_half_away,
         average_pool_2d=mean_half_away,

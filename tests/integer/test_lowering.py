@@ -194,6 +194,18 @@ def test_input_types_differ_in_the_input_alone():
     assert programs["float32"].tensors["image/float32"].zero_point == 0
 
 
+@pytest.mark.parametrize(("kind", "zero_point"), [("int8", -128), ("uint8", 0), ("float32", 0)])
+def test_inputs_without_a_sign_use_the_whole_byte(kind, zero_point):
+    x = keras.Input((2, 2, 3), name="pixels")
+    model = keras.Model(x, layers.Conv2D(2, 1, name="map")(x))
+    pixels = np.linspace(0, 1, 48, dtype=np.float32).reshape(4, 2, 2, 3)
+    tensor = lower(faq_keras.apply(model, calibration_data=pixels), kind)
+    source = tensor.tensors[tensor.inputs[0]]
+    assert source.zero_point == zero_point
+    if kind != "float32":
+        assert (source.lowest, source.highest) == (zero_point, zero_point + 255)
+
+
 @pytest.mark.parametrize("kind", ["uint8", "float32"])
 def test_keras_codes_of_other_input_types(kind):
     q, x = quantized("affine")

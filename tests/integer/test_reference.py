@@ -192,3 +192,18 @@ def test_softmax_is_the_nearest_share(dtype, zero_point):
     container = np.iinfo(dtype)
     want = np.clip(np.rint(shares / scale) + zero_point, container.min, container.max)
     assert found.dtype == dtype and np.array_equal(found, want)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_grouped_convolutions_have_a_rounding_of_their_own(groups):
+    """-1/2 is rounded halves up by the built-in kernel, halves away by that of groups."""
+    b = Builder()
+    x = b.input((1, 1, 2), Format(0.25, 0))
+    codes = np.full((2, 1, 1, 2 // groups), -1)
+    y = b.conv(
+        x, 2, (1, 1), out=Format(1.0, 0), activation=None, multipliers=np.ones(2), codes=codes,
+        kernel_exponent=0, bias=0, groups=groups,
+    )  # fmt: skip
+    feed = np.array([[[[1, 1]]]] if groups == 1 else [[[[2, 2]]]], np.int8)
+    (found,) = reference.run(b.build(y), feed, PROFILES["builtin"]).values()
+    assert found.ravel().tolist() == ([0, 0] if groups == 1 else [-1, -1])

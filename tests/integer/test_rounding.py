@@ -46,7 +46,6 @@ def test_halves_of_other_kernels():
     up = [-2, -1, 0, 1, 2, 3]
     zeros = np.zeros_like(HALVES)
     assert XNNPACK.add(HALVES, zeros, 0.5, 0.5, 1.0).tolist() == up
-    assert XNNPACK.add_relu(HALVES, zeros, 0.5, 0.5, 1.0).tolist() == up
     assert XNNPACK.quantize(HALVES, 0.5, 1.0).tolist() == up
     assert XNNPACK.quantize_float(np.float32(HALVES), 2.0).tolist() == [-2, -2, 0, 0, 2, 2]
     assert XNNPACK.average_pool_2d(HALVES, np.full(6, 2)).tolist() == [-3, -2, -1, 1, 2, 3]
