@@ -110,12 +110,12 @@ def test_counting_adds_up_over_chunks_and_parties():
     result = counted(TensorResult("a", "add"), want, {"reference": want, "xnnpack": want}, 0)
     assert result == TensorResult("a", "add", 6)
     one, other = want.copy(), want.copy()
-    one[1, 2], other[0, 0], other[1, 2] = 9, -128, 7
+    one[1, 2], other[0, 0] = 9, -128
     result = counted(result, want, {"reference": one, "xnnpack": other}, 10)
     sample = Mismatch("a", (11, 2), 6, 9)
     assert result == TensorResult("a", "add", 12, 2, 129, "reference", (sample,))
     again = counted(result, want, {"reference": want, "xnnpack": other}, 20)
-    assert again == TensorResult("a", "add", 18, 4, 129, "reference", (sample,))
+    assert again == TensorResult("a", "add", 18, 3, 129, "reference", (sample,))
 
 
 def test_five_samples_are_kept():

@@ -177,17 +177,20 @@ def test_activations_clamp_as_the_kernels_do(scale, activation, expected):
     assert reference.activation_range(tensor, activation) == expected
 
 
-@pytest.mark.parametrize(("dtype", "zero_point"), [("int16", 0), ("int8", -128)])
-def test_softmax_is_the_nearest_share(dtype, zero_point):
+@pytest.mark.parametrize(
+    ("dtype", "zero_point", "step"), [("int16", 0, 0.5), ("int8", -128, 0.5), ("int8", -128, 8.0)]
+)
+def test_softmax_is_the_nearest_share(dtype, zero_point, step):
     b = Builder()
-    logits = b.input((3,), Format(0.5, 3))
+    logits = b.input((3,), Format(step, 3))
     scale = 2.0**-15 if dtype == "int16" else 2.0**-8
     y = b._op(
         "softmax", (logits,), (None, 3), Format(scale, zero_point, dtype=dtype), {}, "softmax"
     )
     codes = np.array([[3, 3, 3], [127, 3, -128], [5, 3, 1], [-128, -128, -127]], np.int8)
     (found,) = reference.run(b.build(y), codes).values()
-    powers = np.exp((codes.astype(float) - 3) * 0.5)
+    values = codes.astype(float) * step
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
     shares = powers / powers.sum(axis=1, keepdims=True)
     container = np.iinfo(dtype)
     want = np.clip(np.rint(shares / scale) + zero_point, container.min, container.max)

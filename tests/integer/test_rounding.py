@@ -148,6 +148,17 @@ def test_floats_become_codes_within_31_bits(convert):
     assert found.tolist() == [-(2**31), -6, 0, 6, 2**31]
 
 
+def test_the_reference_kernel_takes_halves_of_floats_away_from_zero():
+    x = np.float32([-1.5, -0.5, -0.25, 0.25, 0.5, 1.5])
+    assert rounding.float_to_codes_half_away(x, 1.0).tolist() == [-2, -1, 0, 0, 1, 2]
+
+
+def test_mantissas_that_round_up_to_32_bits_are_halved():
+    mantissa, shift = rounding.fixed_multiplier(1.0, np.array([1 - 2.0**-33, 1.0, 0.75]), 1.0)
+    assert mantissa.tolist() == [2**30, 2**30, 3 * 2**29]
+    assert shift.tolist() == [1, 1, 0]
+
+
 SMALL = st.integers(-6, 3).map(lambda e: 2.0**e)
 
 
