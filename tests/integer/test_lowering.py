@@ -275,6 +275,28 @@ def test_float_activations_are_no_integer_ops(activation):
         lower(keras.Model(q.input, x, name="stacked"))
 
 
+def test_a_lowering_of_the_users_gives_the_tensor_of_its_layer(monkeypatch):
+    layer = types.SimpleNamespace(name="scale", plan=types.SimpleNamespace(kind="custom:Scale"))
+    calls = []
+
+    def handler(*arguments):
+        calls.append(arguments)
+        return result
+
+    monkeypatch.setitem(lowering.CUSTOM_HANDLERS, "custom:Scale", handler)
+    builder, result = ProgramBuilder("int8"), "scale"
+    assert lowering._custom(builder, layer, ["x"]) == "scale"
+    assert calls == [(builder, layer, ["x"])]
+    result = "x"
+    message = (
+        "The lowering of layer 'scale' (custom:Scale) gives the tensor 'x': the tensor with the "
+        "layer's result must have the layer's name, so that it is compared with what Keras "
+        "computes."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        lowering._custom(builder, layer, ["x"])
+
+
 class FakeLayer:
     """What `layer_constants` reads of a quantized layer."""
 
