@@ -30,7 +30,7 @@ docs: .venv/installed-all
 coverage: .venv/installed-all
 	$(BIN)/python -m pytest -m "not slow" -n 2 --cov --cov-report=term --cov-report=html:build/coverage
 
-# Whether the tests notice when the integer core is changed: an hour on a core. `mutmut results` in build/mutation lists
+# Whether the tests notice when the integer core is changed: over an hour. `mutmut results` in build/mutation lists
 # what they did not notice. The copy has the layout of an installation, without links.
 MUTATION := build/mutation
 mutation: .venv/installed-all

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from faq_keras.integer import reference
+from faq_keras.integer.program import Op
 from faq_keras.integer.rounding import PROFILES
 from tests.integer.programs import Builder, Format, signed, small_resnet, unsigned
 
@@ -210,3 +211,26 @@ def test_grouped_convolutions_have_a_rounding_of_their_own(groups):
     feed = np.array([[[[1, 1]]]] if groups == 1 else [[[[2, 2]]]], np.int8)
     (found,) = reference.run(b.build(y), feed, PROFILES["builtin"]).values()
     assert found.ravel().tolist() == ([0, 0] if groups == 1 else [-1, -1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "message"),
+    [
+        (
+            "sub",
+            {},
+            "Op 'difference' has the unknown kind 'sub'; known: conv_2d, depthwise_conv_2d,",
+        ),
+        (
+            "add",
+            {"activation": None, "axis": 1},
+            "Op 'difference' (add) has the attributes ['activation', 'axis'], "
+            "expected ['activation'].",
+        ),
+        ("add", {}, "Op 'difference' (add) has the attributes [], expected ['activation']."),
+    ],
+)
+def test_ops_have_a_known_kind_and_its_attributes(kind, attributes, message):
+    with pytest.raises(ValueError) as error:
+        Op(kind, "difference", ("a", "b"), ("c",), attributes)
+    assert str(error.value).startswith(message)
