@@ -10,6 +10,7 @@ codes = b.images(program, 5)
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 
@@ -38,6 +39,11 @@ def signed(exponent):
 
 def logits(exponent):
     return Format(2.0**exponent, 0, 16, "int16")
+
+
+def exactly(message):
+    """What `pytest.raises(match=...)` takes for a message word for word."""
+    return f"^{re.escape(message)}$"
 
 
 IMAGE, RELU8, LOGITS = unsigned(8, -7), unsigned(8, -4), logits(-8)
