@@ -30,13 +30,15 @@ docs: .venv/installed-all
 coverage: .venv/installed-all
 	$(BIN)/python -m pytest -m "not slow" -n 2 --cov --cov-report=term --cov-report=html:build/coverage
 
-# Whether the tests notice when the integer core is changed: over an hour. `mutmut results` in build/mutation lists
-# what they did not notice. The copy has the layout of an installation, without links.
+# Whether the tests notice when the integer core is changed: over an hour, or a part: MUTANTS='faq_keras.tflite.int4*'.
+# `mutmut results` in build/mutation lists what they did not notice. The copy has the layout of an installation, without
+# links; it starts empty, because mutmut would keep the results of earlier tests.
 MUTATION := build/mutation
+MUTANTS := *
 mutation: .venv/installed-all
-	rm -rf $(MUTATION)/faq_keras $(MUTATION)/tests && mkdir -p $(MUTATION)
+	rm -rf $(MUTATION) && mkdir -p $(MUTATION)
 	cp -rL faq_keras tests setup.cfg pyproject.toml $(MUTATION)
-	cd $(MUTATION) && OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(CURDIR)/$(BIN)/mutmut run --max-children 2
+	cd $(MUTATION) && OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(CURDIR)/$(BIN)/mutmut run --max-children 2 '$(MUTANTS)'
 
 # Builds the wheel and runs the main job with it in a new environment: make test-wheel PYTHON=python3.12
 WHEEL := build/wheel
@@ -48,7 +50,7 @@ test-wheel:
 	cp tests/smoke.py $(WHEEL) && cd $(WHEEL) && venv/bin/python smoke.py
 
 clean:
-	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*
 
 .venv/installed-base: $(REQUIREMENTS) | $(BIN)/python
 	$(BIN)/pip install -e . -c constraints.txt

@@ -46,13 +46,13 @@ def main_job(library, folder: pathlib.Path) -> bytes:
 
 def main() -> None:
     """The main job in both Kerases, and the command line."""
-    python = pathlib.Path(sys.prefix)
-    if not pathlib.Path(faq_keras.__file__).is_relative_to(python):
-        raise AssertionError(f"{faq_keras.__file__} is not what is installed in {python}")
+    environment = pathlib.Path(sys.prefix)
+    if not pathlib.Path(faq_keras.__file__).is_relative_to(environment):
+        raise AssertionError(f"{faq_keras.__file__} is not what is installed in {environment}")
     with tempfile.TemporaryDirectory() as folder:
         for library in (keras, tf_keras):
             main_job(library, pathlib.Path(folder))
-        command = [python / "bin" / "faq", "inspect", f"{folder}/keras.tflite"]
+        command = [environment / "bin" / "faq", "inspect", f"{folder}/keras.tflite"]
         print(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(f"Python {sys.version.split()[0]}, faq_keras {faq_keras.__version__}: passed")
 
