@@ -144,9 +144,10 @@ class QuantizedFoldedLayer(QuantizedLayer):
                 return layer
         return None
 
-    def _batch_norm(self) -> arithmetic.BatchNorm:
+    def _batch_norm(self) -> arithmetic.BatchNorm | None:
         layer = self.batch_norm_layer
-        assert layer is not None
+        if layer is None:
+            return None
         return arithmetic.BatchNorm(
             gamma=layer.gamma if layer.scale else None,
             beta=layer.beta if layer.center else None,
@@ -178,17 +179,13 @@ class QuantizedFoldedLayer(QuantizedLayer):
         return self.quantize_config.output_quantizer(x, training)
 
     def _train_batch_norm(self, inputs: tf.Tensor) -> tf.Tensor:
-        x = self.before_batch_norm(inputs)
-        y, mean, variance = arithmetic.batch_normalize(x, self._batch_norm())
-        self._move_statistics(mean, variance)
-        return y
-
-    def _move_statistics(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
-        layer = self.batch_norm_layer
-        assert layer is not None
+        layer, batch_norm = self.batch_norm_layer, self._batch_norm()
+        assert batch_norm is not None
+        y, mean, variance = arithmetic.batch_normalize(self.before_batch_norm(inputs), batch_norm)
         keep = layer.momentum
         for moving, batch in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
             moving.assign(moving * keep + tf.stop_gradient(batch) * (1.0 - keep))
+        return y
 
 
 class QuantizedKernelLayer(QuantizedFoldedLayer):
@@ -218,7 +215,7 @@ class QuantizedKernelLayer(QuantizedFoldedLayer):
             self.quantize_config,
             kernel=self.kernel,
             bias=layer.bias if layer.use_bias else None,
-            batch_norm=self._batch_norm() if self.batch_norm_layer is not None else None,
+            batch_norm=self._batch_norm(),
             channel_shape=self.channel_shape,
         )
 
@@ -279,8 +276,7 @@ class QuantizedAffine(QuantizedFoldedLayer):
 
     def fold(self) -> arithmetic.Folded:
         """Multipliers (ones, for a ReLU) as a depthwise kernel `[1, 1, channels, 1]`."""
-        batch_norm = self._batch_norm() if self.batch_norm_layer is not None else None
-        return arithmetic.fold_affine(self.quantize_config, batch_norm, self._channels)
+        return arithmetic.fold_affine(self.quantize_config, self._batch_norm(), self._channels)
 
     def build(self, input_shape: Any) -> None:
         """Builds the float layers and notes the number of channels."""
