@@ -76,7 +76,13 @@ def parity(name: str, file: str, images: int) -> dict[str, Any]:
     import numpy as np
 
     from faq_keras.converters import from_onnx
-    from faq_keras.converters.parity import agreement, in_batches, onnx_runner, photographs
+    from faq_keras.converters.parity import (
+        agreement,
+        in_batches,
+        keras_runner,
+        onnx_runner,
+        photographs,
+    )
     from faq_keras.converters.torch_to_keras import torch_runner
     from faq_keras.converters.torch_to_onnx import load_module
     from faq_keras.converters.zoo import ZOO
@@ -84,15 +90,15 @@ def parity(name: str, file: str, images: int) -> dict[str, Any]:
     model = keras.saving.load_model(f"{file}.keras", compile=False)
     pixels = photographs(model.input_shape[1:], images)
     x = ZOO[name].preprocessing.apply(pixels) if name in ZOO else pixels.astype(np.float32) / 255
-    got = in_batches(lambda batch: np.asarray(model(batch, training=False)), x)
+    got = in_batches(keras_runner(model), x)
     module = load_module(name, weights=f"{file}.pth")
     result: dict[str, Any] = {}
     for runtime, run in (("torch", torch_runner(module)), ("onnxruntime", onnx_runner(file))):
         found = agreement(in_batches(run, x), got)
         result[runtime] = found.relative_error
         result[f"{runtime}_top1"] = f"{found.same_top1}/{found.images}"
-    fresh = np.asarray(from_onnx(file)(x[:8], training=False))
-    result["reload_mismatches"] = int((fresh != got[:8]).sum())
+    fresh = keras_runner(from_onnx(file))(x[:8])
+    result["reload_mismatches"] = int((fresh[0] != got[0][:8]).sum())
     return result
 
 

@@ -46,6 +46,7 @@ class Network:
     Attributes:
         file: The ONNX network that is being converted.
         values: What is known so far, by the ONNX name.
+        uses: How often each ONNX name is still read, by nodes to come and by the outputs.
     """
 
     def __init__(
@@ -53,7 +54,8 @@ class Network:
     ) -> None:
         self.file = file
         self.values: dict[str, Anything] = {**constants, file.input_name: source}
-        self._names: Counter[str] = Counter()
+        self.uses = Counter([name for node in file.nodes for name in node.inputs] + [*file.outputs])
+        self._names: Counter[str] = Counter([source.tensor.name])
         self._producers: dict[int, tuple[keras.layers.Layer, Any]] = {}
 
     # Operands.
@@ -154,6 +156,17 @@ class Network:
         """The layer that computed a tensor and what it was computed from."""
         return self._producers.get(id(tensor), (None, None))
 
+    def is_only_use(self, value: Value) -> bool:
+        """Whether nothing but the node that is being converted ever reads a tensor."""
+        readers = sum(
+            self.uses[name]
+            for name, other in self.values.items()
+            if isinstance(other, Value) and other.tensor is value.tensor
+        )
+        read = (inputs for _, inputs in self._producers.values())
+        tensors = (t for inputs in read for t in (inputs if isinstance(inputs, list) else [inputs]))
+        return readers == 1 and not any(tensor is value.tensor for tensor in tensors)
+
     # Layout.
 
     def in_order(self, value: Value, order: tuple[int, ...]) -> Value:
@@ -177,9 +190,10 @@ class Network:
         flatten = keras.layers.Flatten(name=self.unique("flatten"))
         return Value(self.apply(flatten, restored.tensor), value.shape, (1,), value.nonnegative)
 
-    def plain_or_image(self, value: Value) -> Value:
-        """The value as a channels-last image if it is one, else laid out as in ONNX."""
-        return self.in_order(value, IMAGE) if len(value.shape) == 3 else self.plain(value)
+    def channels_last(self, value: Value) -> Value:
+        """The same value, its Keras tensor [batch, ..., channels], where ONNX has axis 1 last."""
+        rank = len(value.shape)
+        return self.in_order(value, (*range(2, rank + 1), 1)) if rank > 1 else self.plain(value)
 
 
 class _Given(keras.initializers.Initializer):

@@ -15,7 +15,6 @@ Needs only `onnx` and numpy beside Keras. Layers that carry weights are named af
 from __future__ import annotations
 
 import os
-from collections import Counter
 
 import keras
 import numpy as np
@@ -76,12 +75,11 @@ def from_onnx(
 
 def _convert(network: Network) -> None:
     """Converts the nodes in order; drops each constant after its last use, so that memory stays."""
-    uses = Counter(name for node in network.file.nodes for name in node.inputs)
     for node in network.file.nodes:
         run(network, node)
-        uses.subtract(node.inputs)
+        network.uses.subtract(node.inputs)
         for name in set(node.inputs):
-            if not uses[name] and isinstance(network.values.get(name), np.ndarray):
+            if not network.uses[name] and isinstance(network.values.get(name), np.ndarray):
                 del network.values[name]
 
 
@@ -92,4 +90,5 @@ def _output(network: Network, name: str) -> keras.KerasTensor:
             f"{network.file.name!r}: output {name!r} does not depend on the image. "
             "Export only outputs that do."
         )
-    return network.plain_or_image(value).tensor
+    is_image = len(value.shape) == 3
+    return (network.channels_last(value) if is_image else network.plain(value)).tensor

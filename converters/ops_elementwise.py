@@ -117,7 +117,7 @@ def _merge(network: Network, node: Node, kind: type | None) -> Value | Channel:
             if isinstance(operand, Channel):
                 return _shift_channel(node, operand, scale, offset)
             value = network.value(node, 0 if operand is left else 1)
-            return _rescale(network, node, network.plain_or_image(value), scale, offset)
+            return _rescale(network, node, network.channels_last(value), scale, offset)
     a, b = network.value(node, 0), network.value(node, 1)
     if kind is None:
         raise node.error("the quotient of two tensors has no Keras layer.")
@@ -139,7 +139,8 @@ def _gated(network: Network, node: Node) -> Value | None:
         if isinstance(gate, Value) and isinstance(other, Value):
             layer, inputs = network.producer(gate.tensor)
             name = getattr(getattr(layer, "activation", None), "__name__", "")
-            if name in _GATED and inputs is other.tensor:
+            same = inputs is other.tensor and gate.order == other.order and gate.rows == other.rows
+            if name in _GATED and same:
                 layer = keras.layers.Activation(_GATED[name], name=network.name(node))
                 return other.like(network.apply(layer, other.tensor))
     return None

@@ -72,8 +72,7 @@ def batch_normalization(network: Network, node: Node) -> Value:
             "it was exported in training mode and uses the statistics of the batch. "
             "Call model.eval() before the export."
         )
-    value = network.value(node, 0)
-    value = network.image(node) if len(value.shape) == 3 else network.plain(value)
+    value = network.channels_last(network.value(node, 0))
     names = ("the scale", "the bias", "the mean", "the variance")
     weights = [network.constant(node, 1 + i, what) for i, what in enumerate(names)]
     if weights[3].min(initial=0.0) < 0.0:

@@ -180,11 +180,12 @@ def _strided(
     last = [first[d] + (count[d] - 1) * win.strides[d] for d in (0, 1)]
     if min(first) < 0 or any(last[d] >= sizes[d] for d in (0, 1)):
         raise node.error(f"padding {win.before + win.after} of a window {win.size} is too large.")
-    layer = kind(win.size, strides=1, padding="same", name=f"{name}_windows")
+    layer = kind(win.size, strides=1, padding="same", name=network.unique(f"{name}_windows"))
     tensor = network.apply(layer, value.tensor)
     crop = tuple((first[d], sizes[d] - 1 - last[d]) for d in (0, 1))
     if any(map(any, crop)):
-        tensor = network.apply(keras.layers.Cropping2D(crop, name=f"{name}_crop"), tensor)
+        cropping = keras.layers.Cropping2D(crop, name=network.unique(f"{name}_crop"))
+        tensor = network.apply(cropping, tensor)
     return network.apply(keras.layers.MaxPooling2D(1, strides=win.strides, name=name), tensor)
 
 
@@ -211,11 +212,12 @@ def without_kept_axes(network: Network, value: Value) -> Value | None:
     """A global pooling made again as a vector, so that no Flatten has to follow it.
 
     Returns:
-        The vector; None if `value` is not the direct result of a global pooling.
+        The vector; None if `value` is not the direct result of a global pooling, or if something
+        else needs it as an image.
     """
     layer, inputs = network.producer(value.tensor)
     kinds = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
-    if value.order != IMAGE or not isinstance(layer, kinds):
+    if value.order != IMAGE or not isinstance(layer, kinds) or not network.is_only_use(value):
         return None
     tensor = network.apply(type(layer)(name=layer.name), inputs)
     return Value(tensor, value.shape[:1], (1,), value.nonnegative)

@@ -240,7 +240,9 @@ def pad(network: Network, node: Node) -> Value:
     channels, *sides = [(int(before[axis]), int(after[axis])) for axis in (1, 2, 3)]
     name = network.name(node)
     if any(channels):
-        layer = keras.layers.ZeroPadding2D(((0, 0), channels), name=f"{name}_channels")
+        layer = keras.layers.ZeroPadding2D(
+            ((0, 0), channels), name=network.unique(f"{name}_channels")
+        )
         value = _on_channels(network, value, layer)
     if any(map(any, sides)):
         layer = keras.layers.ZeroPadding2D(tuple(sides), name=name)
@@ -269,11 +271,11 @@ def _cropped(network: Network, value: Value, ranges: list[range], name: str) -> 
     ]
     if before[0] or after[0]:
         columns = ((0, 0), (before[0], after[0]))
-        layer = keras.layers.Cropping2D(columns, name=f"{name}_channels")
+        layer = keras.layers.Cropping2D(columns, name=network.unique(f"{name}_channels"))
         value = _on_channels(network, value, layer)
     if any(before[1:] + after[1:]):
         sides = ((before[1], after[1]), (before[2], after[2]))
-        layer = keras.layers.Cropping2D(sides, name=f"{name}_crop")
+        layer = keras.layers.Cropping2D(sides, name=network.unique(f"{name}_crop"))
         value = _image_like(value, network.apply(layer, value.tensor))
     steps = (ranges[1].step, ranges[2].step)
     if steps != (1, 1):
@@ -285,9 +287,13 @@ def _cropped(network: Network, value: Value, ranges: list[range], name: str) -> 
 def _on_channels(network: Network, value: Value, layer: keras.layers.Layer) -> Value:
     """Pads or crops the channels of an image by a layer that treats them as its columns."""
     channels, height, width = value.shape
-    columns = keras.layers.Reshape((height * width, channels, 1), name=f"{layer.name}_columns")
+    columns = keras.layers.Reshape(
+        (height * width, channels, 1), name=network.unique(f"{layer.name}_columns")
+    )
     tensor = network.apply(layer, network.apply(columns, value.tensor))
-    back = keras.layers.Reshape((height, width, tensor.shape[2]), name=f"{layer.name}_image")
+    back = keras.layers.Reshape(
+        (height, width, tensor.shape[2]), name=network.unique(f"{layer.name}_image")
+    )
     return _image_like(value, network.apply(back, tensor))
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import keras
@@ -25,8 +25,10 @@ from faq_keras.converters.errors import ConversionError
 LARGEST_RELATIVE_ERROR = 1e-5
 _BATCH = 8
 
-Runner = Callable[[np.ndarray], np.ndarray]
-"""From float32 images [batch, height, width, channels] to logits."""
+Outputs = tuple[np.ndarray, ...]
+"""What a network returns: logits [batch, classes], images channels-last."""
+Runner = Callable[[np.ndarray], Outputs]
+"""From float32 images [batch, height, width, channels] to the outputs."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class Agreement:
     """The converted network against one runtime of the original.
 
     Attributes:
-        relative_error: Largest difference of an output value over the largest output value.
-        same_top1: Number of images on which the largest output is the same.
+        relative_error: Largest difference of an output's values over its largest value; of
+            several outputs, that of the worst.
+        same_top1: Number of images on which the largest value is the same one, in every output.
         images: Number of images compared.
         values: Number of output values compared.
     """
@@ -109,14 +112,23 @@ def _line(agreement: Agreement) -> str:
     )
 
 
-def agreement(expected: np.ndarray, got: np.ndarray) -> Agreement:
-    """Compares outputs [images, ...] of the original and of the converted network."""
-    if expected.shape != got.shape:
-        raise ConversionError(f"The original returns shape {expected.shape}, Keras {got.shape}.")
-    largest = float(np.abs(expected).max()) or 1.0
-    error = float(np.abs(expected.astype(np.float64) - got).max()) / largest
-    flat = [array.reshape(len(array), -1).argmax(axis=1) for array in (expected, got)]
-    return Agreement(error, int((flat[0] == flat[1]).sum()), len(expected), expected.size)
+def agreement(expected: Outputs, got: Outputs) -> Agreement:
+    """Compares the outputs [images, ...] of the original and of the converted network.
+
+    Raises:
+        ConversionError: They differ in number or shape.
+    """
+    shapes = [[output.shape for output in outputs] for outputs in (expected, got)]
+    if shapes[0] != shapes[1]:
+        raise ConversionError(f"The original returns shapes {shapes[0]}, Keras {shapes[1]}.")
+    errors, same = [], np.ones(len(expected[0]), bool)
+    for ours, theirs in zip(got, expected, strict=True):
+        largest = float(np.abs(theirs).max()) or 1.0
+        errors.append(float(np.abs(theirs.astype(np.float64) - ours).max()) / largest)
+        flat = [array.reshape(len(array), -1).argmax(axis=1) for array in (ours, theirs)]
+        same &= flat[0] == flat[1]
+    worst = float(np.max(errors))  # NaN, if one is
+    return Agreement(worst, int(same.sum()), len(same), sum(output.size for output in expected))
 
 
 def compare(
@@ -125,12 +137,12 @@ def compare(
     """Runs the converted model and the original on the same images.
 
     Args:
-        model: The converted model with one output.
+        model: The converted model.
         originals: The original's runtimes by name.
         images: float32 [images, height, width, channels], as the network wants them.
         seconds: How long the conversion took, for the report.
     """
-    got = in_batches(lambda x: np.asarray(model(x, training=False)), images)
+    got = in_batches(keras_runner(model), images)
     return ConversionReport(
         network=model.name,
         agreements={
@@ -150,14 +162,33 @@ def _versions(originals: Mapping[str, Runner]) -> dict[str, str]:
     return {name: version(name) for name in originals}
 
 
-def in_batches(run: Runner, images: np.ndarray) -> np.ndarray:
+def in_batches(run: Runner, images: np.ndarray) -> Outputs:
     """Runs a network on images, a few at a time, so that memory stays small."""
-    return np.concatenate([run(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)])
+    return _joined([run(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)])
+
+
+def _joined(parts: Sequence[Outputs]) -> Outputs:
+    return tuple(np.concatenate(output) for output in zip(*parts, strict=True))
+
+
+def image_last(output: np.ndarray) -> np.ndarray:
+    """An output of the original as Keras has it: images [batch, channels, ...] channels-last."""
+    return output.transpose(0, 2, 3, 1) if output.ndim == 4 else output
 
 
 def peak_memory_mb() -> float:
     """Largest memory that this process has had, in megabytes (10^6 bytes)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def keras_runner(model: keras.Model) -> Runner:
+    """The converted model in inference."""
+
+    def run(images: np.ndarray) -> Outputs:
+        outputs = model(images, training=False)
+        return tuple(map(np.asarray, outputs if isinstance(outputs, list | tuple) else [outputs]))
+
+    return run
 
 
 def onnx_runner(path: str | os.PathLike[str], threads: int = 0) -> Runner:
@@ -178,16 +209,16 @@ def onnx_runner(path: str | os.PathLike[str], threads: int = 0) -> Runner:
     source = session.get_inputs()[0]
     fixed = source.shape[0] if isinstance(source.shape[0], int) else None
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> Outputs:
         batch = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         parts = [batch] if fixed is None else np.split(batch, range(fixed, len(batch), fixed))
         outputs = []
         for part in parts:
             missing = 0 if fixed is None else fixed - len(part)
             full = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
-            output = session.run(None, {source.name: full})[0][: len(part)]
-            outputs.append(output.transpose(0, 2, 3, 1) if output.ndim == 4 else output)
-        return np.concatenate(outputs)
+            found = session.run(None, {source.name: full})
+            outputs.append(tuple(image_last(output[: len(part)]) for output in found))
+        return _joined(outputs)
 
     return run
 

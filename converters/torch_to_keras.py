@@ -21,8 +21,10 @@ import torch
 from faq_keras.converters.onnx_to_keras import from_onnx
 from faq_keras.converters.parity import (
     ConversionReport,
+    Outputs,
     Runner,
     compare,
+    image_last,
     normalised_photographs,
     onnx_runner,
     photographs,
@@ -84,16 +86,17 @@ def from_torch(
 def torch_runner(module: torch.nn.Module) -> Runner:
     """The module in eval mode, taking channels-last images; its modes are left as they were."""
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> Outputs:
         modes = {part: part.training for part in module.modules()}
         module.eval()
         try:
             with torch.inference_mode():
                 batch = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-                output = module(batch)
+                found = module(batch)
         finally:
             for part, training in modes.items():
                 part.training = training
-        return output.permute(0, 2, 3, 1).numpy() if output.ndim == 4 else output.numpy()
+        outputs = found if isinstance(found, list | tuple) else [found]
+        return tuple(image_last(output.numpy()) for output in outputs)
 
     return run

@@ -1,7 +1,7 @@
 """Small ONNX files made on the spot, and the comparison of a converted file with onnxruntime."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ Check = Callable[..., keras.Model]
 
 @pytest.fixture
 def write_onnx(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
-    """Writes a graph with the input x [batch, 4, 9, 10] (or `shape`) and output y."""
+    """Writes a graph with the input x [batch, 4, 9, 10], or `shape`, and `outputs`."""
 
     def write(
         nodes: list[onnx.NodeProto],
@@ -24,6 +24,7 @@ def write_onnx(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
         opset: int = 17,
         output_rank: int = 4,
         name: str = "network.onnx",
+        outputs: Sequence[str] = ("y",),
     ) -> pathlib.Path:
         for number, node in enumerate(nodes):
             node.name = node.name or f"/{node.op_type}_{number}"
@@ -32,7 +33,7 @@ def write_onnx(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
             nodes,
             "network",
             [tensor("x", onnx.TensorProto.FLOAT, shape)],
-            [tensor("y", onnx.TensorProto.FLOAT, [None] * output_rank)],
+            [tensor(y, onnx.TensorProto.FLOAT, [None] * output_rank) for y in outputs],
             [onnx.numpy_helper.from_array(a, key) for key, a in (weights or {}).items()],
         )
         model = onnx.helper.make_model(
@@ -54,13 +55,14 @@ def assert_equal_to_onnxruntime(tmp_path: pathlib.Path) -> Check:
         x = np.random.default_rng(1).normal(size=(images, *model.input_shape[1:]))
         x = x.astype(np.float32)
         expected = parity.onnx_runner(path, threads=1)(x)
-        got = np.asarray(model(x, training=False))
+        got = parity.keras_runner(model)(x)
         agreement = parity.agreement(expected, got)
         print(agreement)
         assert agreement.relative_error <= parity.LARGEST_RELATIVE_ERROR
         assert not any(isinstance(layer, keras.layers.Lambda) for layer in model.layers)
-        reloaded = saved_and_loaded(model, tmp_path)
-        np.testing.assert_array_equal(np.asarray(reloaded(x, training=False)), got)
+        reloaded = parity.keras_runner(saved_and_loaded(model, tmp_path))
+        for output, again in zip(got, reloaded(x), strict=True):
+            np.testing.assert_array_equal(again, output)
         return model
 
     return check

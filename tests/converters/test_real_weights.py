@@ -41,7 +41,7 @@ def test_resnet20_has_the_accuracy_of_torch(data_dir, checkpoint, percent):
     x = ZOO["resnet20_cifar10"].preprocessing.apply(pixels)
     keras_logits = model.predict(x, batch_size=250, verbose=0)
     run = torch_runner(load_module("resnet20_cifar10", weights=weights))
-    torch_logits = np.concatenate([run(x[i : i + 250]) for i in range(0, len(x), 250)])
+    (torch_logits,) = parity.in_batches(run, x)
     accuracy, expected = (
         100 * (logits.argmax(axis=1) == labels).mean() for logits in (keras_logits, torch_logits)
     )
@@ -70,7 +70,7 @@ def test_efficientnet_lite0_equals_torch_on_imagenet_samples(data_dir):
     assert report.agreements["torch"].images == 100
     assert report.agreements["torch"].same_top1 == 100
     assert report.agreements["torch"].relative_error <= 1e-5
-    logits = parity.in_batches(lambda batch: np.asarray(model(batch, training=False)), x)
+    (logits,) = parity.in_batches(parity.keras_runner(model), x)
     right = int((logits.argmax(axis=1) == labels).sum())
     print(f"top-1 right on {right} of 100 samples")
     assert right >= 65
