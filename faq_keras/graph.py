@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import keras
@@ -168,6 +169,12 @@ def evaluate(
         read = [inputs[node.name]] if node.kind == "input" else [values[n] for n in node.inputs]
         values[node.name] = call(node, read)
     return values
+
+
+def unused_name(name: str, taken: Container[str]) -> str:
+    """A name, or if it is taken, the name with the first number that makes it another one."""
+    numbered = (f"{name}_{count}" for count in itertools.count(1))
+    return next(free for free in itertools.chain([name], numbered) if free not in taken)
 
 
 def functional_of(model: Any) -> Any:

@@ -12,7 +12,6 @@ an affine op of its own. Everything that cannot be quantized is reported at once
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ from faq_keras.graph import (
     Node,
     functional_of,
     layer_calls,
+    unused_name,
 )
 
 # What each supported layer is in the graph.
@@ -100,8 +100,16 @@ class _Reader:
         self._names: set[str] = set()
         self._seen: set[int] = set()
 
-    def visit(self, functional: Any, outer: Sequence[str] | None = None) -> None:
-        """Adds the nodes of a model; `outer` names the producers of its inputs if it is nested."""
+    def visit(
+        self, functional: Any, outer: Sequence[str] | None = None, model_name: str = ""
+    ) -> None:
+        """Adds the nodes of a model.
+
+        Args:
+            functional: The model.
+            outer: If it is nested, names of the producers of its inputs.
+            model_name: If it is nested, its name, for layers whose own name is taken.
+        """
         if outer is not None:
             for tensor, name in zip(functional.inputs, outer, strict=True):
                 self.producer[id(tensor)] = name
@@ -109,11 +117,11 @@ class _Reader:
             operation = call.operation
             if isinstance(operation, keras.layers.InputLayer):
                 if outer is None:
-                    self._add(operation, call, functional.name)
+                    self._add(operation, call, model_name)
             elif isinstance(operation, keras.Model):
                 self._visit_nested(operation, call)
             else:
-                self._add(operation, call, functional.name)
+                self._add(operation, call, model_name)
 
     def _visit_nested(self, model: keras.Model, call: Any) -> None:
         inner = functional_of(model)
@@ -121,18 +129,21 @@ class _Reader:
             self.problems.append(f"Model '{model.name}' is called more than once (shared weights)")
             return
         self._seen.add(id(inner))
-        self.visit(inner, [self.producer[id(tensor)] for tensor in call.input_tensors])
+        read = [self.producer[id(tensor)] for tensor in call.input_tensors]
+        self.visit(inner, read, model.name)
         for tensor, result in zip(call.outputs, inner.outputs, strict=True):
             self.producer[id(tensor)] = self.producer[id(result)]
 
     def _add(self, operation: Any, call: Any, model_name: str) -> None:
         layer = _as_layer(operation)
-        name = layer.name if layer.name not in self._names else f"{model_name}_{layer.name}"
+        name = layer.name
+        if name in self._names:
+            name = unused_name(f"{model_name}_{name}" if model_name else name, self._names)
         inputs = tuple(self.producer[id(tensor)] for tensor in call.input_tensors)
         if id(operation) in self._seen and getattr(layer, "weights", None):
             self.problems.append(f"Layer '{layer.name}' is called more than once (shared weights)")
         elif id(operation) in self._seen and type(layer) in LAYER_KINDS:
-            name = self._unused(layer.name)
+            name = unused_name(layer.name, self._names)
             layer = type(layer).from_config(layer.get_config() | {"name": name})
         self._seen.add(id(operation))
         self._names.add(name)
@@ -145,11 +156,6 @@ class _Reader:
             self.nodes.append(node)
         for tensor in call.outputs:
             self.producer[id(tensor)] = self.nodes[-1].name
-
-    def _unused(self, name: str) -> str:
-        """A name for one more call of a layer without weights."""
-        numbered = (f"{name}_{count}" for count in itertools.count(1))
-        return next(candidate for candidate in numbered if candidate not in self._names)
 
 
 def _as_layer(operation: Any) -> Any:

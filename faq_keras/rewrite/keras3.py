@@ -17,7 +17,15 @@ from typing import Any
 
 import keras
 
-from faq_keras.graph import LIST_KINDS, Graph, Node, evaluate, functional_of, layer_calls
+from faq_keras.graph import (
+    LIST_KINDS,
+    Graph,
+    Node,
+    evaluate,
+    functional_of,
+    layer_calls,
+    unused_name,
+)
 from faq_keras.layers import QUANTIZED_LAYERS, QuantizedInput, QuantizedLayer
 from faq_keras.plan import QuantPlan
 from faq_keras.rewrite.rebuild import LayerCopies, call_chain, input_like, rebuild
@@ -92,9 +100,16 @@ def float_model(quantized: keras.Model) -> keras.Model:
     """
     plan_of(quantized)
     copies = LayerCopies()
-    model = rebuild(
-        quantized, keras, lambda call: [copies(layer) for layer in _float_layers(call.operation)]
-    )
+    taken: set[str] = set()
+
+    def chain(call: Any) -> list[Any]:
+        layers = [copies(layer) for layer in _float_layers(call.operation)]
+        for layer in layers:  # those of several nested models may have one name
+            layer.name = unused_name(layer.name, taken)
+            taken.add(layer.name)
+        return layers
+
+    model = rebuild(quantized, keras, chain)
     copies.transfer_weights()
     return model
 

@@ -23,6 +23,39 @@ def backbone(library, top):
     )
 
 
+def test_nested_models_with_equal_names_inside(library, tmp_path):
+    layers = library.layers
+
+    def branch(name):
+        image = library.Input((8, 8, 4))
+        x = layers.Conv2D(4, 3, padding="same", use_bias=False, name="conv")(image)
+        x = layers.ReLU(name="relu")(layers.BatchNormalization(name="bn")(x))
+        body = library.Model(image, x, name="body")
+        return library.Model(image, body(image), name=name)
+
+    image = library.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(4, 3, padding="same", activation="relu", name="stem")(image)
+    x = layers.Concatenate(name="cat")([branch(name)(x) for name in "abc"])
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(x)
+    x = layers.Dense(3, name="out")(layers.GlobalAveragePooling2D(name="pool")(x))
+    model = networks.randomize(library.Model(image, x))
+
+    images = networks.images(16, (8, 8, 3))
+    q = faq_keras.apply(model, calibration_data=images)
+    kernels = ["stem", "conv", "body_conv", "body_conv_1", "conv_1", "out"]
+    assert [name for name in names_of(q) if "conv" in name or name in kernels] == kernels
+    assert faq_keras.export_tflite(q, tmp_path / "m.tflite", verify=images).mismatches == 0
+    f = faq_keras.to_float(q)
+    assert len(set(names_of(f))) == len(f.layers)
+    np.testing.assert_allclose(
+        f.predict(images, verbose=0), model.predict(images, verbose=0), rtol=1e-5, atol=1e-6
+    )
+
+
+def names_of(model):
+    return [layer.name for layer in model.layers]
+
+
 def test_a_frozen_backbone_gets_a_new_head(library, tmp_path):
     base = backbone(library, top=False)
     base.trainable = False
