@@ -104,7 +104,10 @@ def float_model(quantized: keras.Model) -> keras.Model:
 
     def chain(call: Any) -> list[Any]:
         layers = [copies(layer) for layer in _float_layers(call.operation)]
-        for layer in layers:  # those of several nested models may have one name
+        # Layers of several nested models may have one name; that of the quantized layer is unique.
+        if layers and not isinstance(call.operation, QuantizedInput):
+            layers[0].name = call.operation.name
+        for layer in layers:
             layer.name = unused_name(layer.name, taken)
             taken.add(layer.name)
         return layers

@@ -46,6 +46,7 @@ def test_nested_models_with_equal_names_inside(library, tmp_path):
     assert [name for name in names_of(q) if "conv" in name or name in kernels] == kernels
     assert faq_keras.export_tflite(q, tmp_path / "m.tflite", verify=images).mismatches == 0
     f = faq_keras.to_float(q)
+    assert [name for name in names_of(f) if name in kernels] == kernels
     assert len(set(names_of(f))) == len(f.layers)
     np.testing.assert_allclose(
         f.predict(images, verbose=0), model.predict(images, verbose=0), rtol=1e-5, atol=1e-6
