@@ -68,8 +68,9 @@ def export_tflite(
         verify: Model inputs to compare all tensors on: array or iterable of batches. By default
             random codes (16 images); None writes the file without running it.
         input_type: "int8", or "uint8" / "float32": a QUANTIZE op in the file converts.
-        softmax: Appends the integer SOFTMAX op. Its tables round in their own way: the claim of
-            exactness ends at the logits.
+        softmax: Appends the integer SOFTMAX op to the outputs that end in a softmax in Keras, or to
+            all if none does (logits). Its tables round in their own way: the claim of exactness
+            ends at the logits.
         metrics: Figures for the model card, such as `{"test_accuracy": 0.914}`.
         fully_connected_1x1: With weights "int4": a packed file that LiteRT's own interpreter (1.3
             and later, with XNNPACK) runs exactly and at speed, without `faq_keras.tflite.load`. 1x1

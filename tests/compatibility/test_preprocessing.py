@@ -25,7 +25,7 @@ PLANE = np.linspace(0.5, 2.0, 64).reshape(8, 8, 1).tolist()
 LAYERS = {
     "per channel": (lambda la: la.Normalization(mean=MEAN, variance=VARIANCE), "normalize", (3,)),
     "one mean": (lambda la: la.Normalization(None, mean=0.2, variance=4.0), "normalize", ()),
-    "one for all channels": (lambda la: la.Normalization(mean=0.2, variance=4.0), "normalize", (3,)),
+    "one for all": (lambda la: la.Normalization(mean=0.2, variance=4.0), "normalize", (3,)),
     "inverted": (
         lambda la: la.Normalization(mean=MEAN, variance=VARIANCE, invert=True), "rescale", (3,)
     ),
