@@ -11,10 +11,9 @@ batch statistics, inference the folded integer arithmetic (`arithmetic`).
     layer.float_layers              # [<Conv2D conv1>, <BatchNormalization bn1>, <ReLU relu1>]
     layer.plan.output               # 4 unsigned bits, step 2^-2
 
-Both Kerases have the same layers: the classes below know no Keras, and `QUANTIZED_LAYERS` holds
-what they become with `keras.layers.Layer` or `tf_keras.layers.Layer` as their base, registered so
-that saved models load. They compute in float32 whatever the dtype policy: the integers of the
-network are exact in it, and not in half precision.
+Both Kerases have the same layers: the classes below know no Keras, `QUANTIZED_LAYERS` holds what
+they become with either's `layers.Layer` as base, registered so that saved models load. They compute
+in float32 whatever the dtype policy: half precision does not hold the network's integers.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ import tensorflow as tf
 import tf_keras
 
 from faq_keras import arithmetic
+from faq_keras.activity_regularizers import of_last
 from faq_keras.compat import check_backend, keras_of
 from faq_keras.plan import LayerPlan, PlanSettings, TensorSpec
 from faq_keras.quantize_configs import (
@@ -73,6 +73,8 @@ class QuantizedLayer(KerasLayer):
         self.float_layers = [
             load(layer) if isinstance(layer, dict) else layer for layer in float_layers
         ]
+        if self.plan.kind != "input":  # preprocessing layers are called, with their own
+            self.activity_regularizer = of_last(self.float_layers)
 
     @property
     def input_specs(self) -> tuple[TensorSpec, ...]:
