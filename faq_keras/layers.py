@@ -75,6 +75,16 @@ class QuantizedLayer(KerasLayer):
         ]
 
     @property
+    def trainable(self) -> bool:
+        """Whether anything in it learns: setting it on a frozen layer reaches the float layers."""
+        layers = getattr(self, "float_layers", ())
+        return super().trainable and (not layers or any(layer.trainable for layer in layers))
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        super(QuantizedLayer, type(self)).trainable.fset(self, value)
+
+    @property
     def input_specs(self) -> tuple[TensorSpec, ...]:
         """The quantized tensors that the layer reads."""
         return self.quantize_config.input_specs
@@ -94,7 +104,7 @@ class QuantizedLayer(KerasLayer):
 
     def get_config(self) -> dict[str, Any]:
         """The plan entry and the float layers, as plain types."""
-        own = self.quantize_config.get_config()
+        own = self.quantize_config.get_config() | {"trainable": self._trainable}
         layers = [keras_of(self).layers.serialize(layer) for layer in self.float_layers]
         return super().get_config() | own | {"float_layers": layers}
 
