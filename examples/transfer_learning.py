@@ -28,7 +28,6 @@ import tensorflow as tf
 
 import faq_keras
 from faq_keras.data import cifar10
-from faq_keras.fixed_point import KERNEL_CLIP_STDS
 
 CIFAR10 = "https://www.cs.toronto.edu/~kriz/cifar.html (the python version, unpacked)"
 layers = keras.layers
@@ -104,7 +103,7 @@ def main() -> None:
     for layer in backbone.layers:
         layer.trainable = not isinstance(layer, layers.BatchNormalization)
     # Weights of depthwise kernels have long tails: clip them later than the paper's rule does.
-    policy = faq_keras.Policy(clip_stds={**KERNEL_CLIP_STDS, 8: 9.0})
+    policy = faq_keras.Policy(clip_stds={8: 9.0})
     q = faq_keras.apply(model, bits=8, calibration_data=x_train[:160], policy=policy)
     accuracies["8 bits, calibrated"] = accuracy(q.predict_on_batch)
     recipe = faq_keras.recipe(

@@ -20,10 +20,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from faq_keras import model_card
+from faq_keras.compat import keras_of
 from faq_keras.converters.errors import ConversionError
 from faq_keras.data.batches import input_batches
 from faq_keras.files import atomic_write
@@ -68,8 +68,9 @@ def export_tflite(
         verify: Model inputs to compare all tensors on: array or iterable of batches. By default
             random codes (16 images); None writes the file without running it.
         input_type: "int8", or "uint8" / "float32": a QUANTIZE op in the file converts.
-        softmax: Appends the integer SOFTMAX op. Its tables round in their own way: the claim of
-            exactness ends at the logits.
+        softmax: Appends the integer SOFTMAX op to the outputs that end in a softmax in Keras, or to
+            all if none does (logits). Its tables round in their own way: the claim of exactness
+            ends at the logits.
         metrics: Figures for the model card, such as `{"test_accuracy": 0.914}`.
         fully_connected_1x1: With weights "int4": a packed file that LiteRT's own interpreter (1.3
             and later, with XNNPACK) runs exactly and at speed, without `faq_keras.tflite.load`. 1x1
@@ -88,7 +89,7 @@ def export_tflite(
     program = lower(twin, input_type, softmax)
     if fully_connected_1x1:
         program = _laid_out(program, weights)
-    facts = _metadata(twin, program, weights, "NHWC", "ai-edge-litert", _tensor_facts)
+    facts = _metadata(model, program, weights, "NHWC", "ai-edge-litert", _tensor_facts)
     if fully_connected_1x1:
         facts["fully_connected_1x1"] = True  # `verify` reads it
     program = dataclasses.replace(program, metadata=facts)
@@ -137,7 +138,7 @@ def export_onnx(
     compare = None if verify is None else _onnx_comparison()
     path, twin = Path(path), to_keras3(model)
     program = lower(twin, "float32")
-    facts = _metadata(twin, program, "int4", "NCHW", "onnx", _onnx_tensor_facts)
+    facts = _metadata(model, program, "int4", "NCHW", "onnx", _onnx_tensor_facts)
     program = dataclasses.replace(program, metadata=facts)
     report = None
     with atomic_write(path) as temporary:
@@ -241,7 +242,7 @@ def _images_per_chunk(program: IntegerProgram) -> int:
 
 
 def _metadata(
-    model: keras.Model,
+    model: Any,
     program: IntegerProgram,
     weights: str,
     layout: str,
@@ -251,7 +252,7 @@ def _metadata(
     """What the file tells about itself.
 
     Args:
-        model: The quantized model.
+        model: The quantized model, in its own Keras.
         program: Its lowering.
         weights: Container of weights of 4 bits and fewer.
         layout: Of the file's images.
@@ -310,29 +311,55 @@ def _onnx_tensor_facts(program: IntegerProgram, name: str, role: str) -> dict[st
 
 
 def _preprocessing(
-    model: keras.Model, program: IntegerProgram
+    model: Any, program: IntegerProgram
 ) -> list[dict[str, Any]] | dict[str, list[dict[str, Any]]]:
     """The float layers in front of the input tensor, which the file leaves to the caller.
 
     With several inputs, by name of the input tensor.
+
+    Args:
+        model: The quantized model, in its own Keras, whose epsilon counts.
+        program: Its lowering.
     """
-    by_layer = {
-        layer.plan.name: [_step(inner) for inner in layer.float_layers]
-        for layer in model.layers
-        if isinstance(layer, QuantizedInput)
+    quantizers = {
+        layer.plan.name: layer for layer in model.layers if isinstance(layer, QuantizedInput)
     }
-    steps = [by_layer[tensor._keras_history.operation.name] for tensor in model.inputs]
+    steps = []
+    for tensor in model.inputs:
+        parts = quantizers[tensor._keras_history[0].name].float_layers
+        steps.append([_step(part, rank=len(tensor.shape)) for part in parts])
     return steps[0] if len(steps) == 1 else dict(zip(program.inputs, steps, strict=True))
 
 
-def _step(layer: keras.layers.Layer) -> dict[str, Any]:
-    """One preprocessing layer as plain numbers."""
-    if isinstance(layer, keras.layers.Rescaling):
-        return {"op": "rescale", "scale": _plain(layer.scale), "offset": _plain(layer.offset)}
-    deviation = np.sqrt(np.asarray(layer.variance))
-    return {"op": "normalize", "mean": _plain(layer.mean), "std": _plain(deviation)}
+def _step(layer: Any, rank: int) -> dict[str, Any]:
+    """One preprocessing layer as plain numbers, which broadcast against what it reads.
+
+    Raises:
+        ValueError: If each image of a batch has numbers of its own.
+    """
+    library = keras_of(layer)
+    if isinstance(layer, library.layers.Rescaling):
+        op, numbers = "rescale", {"scale": layer.scale, "offset": layer.offset}
+    else:
+        deviation = np.maximum(np.sqrt(np.asarray(layer.variance)), library.backend.epsilon())
+        if layer.invert:
+            op, numbers = "rescale", {"scale": deviation, "offset": layer.mean}
+        else:
+            op, numbers = "normalize", {"mean": layer.mean, "std": deviation}
+    plain = {key: _plain(value) for key, value in numbers.items()}
+    shapes = [np.shape(value) for value in plain.values()]
+    if any(len(shape) >= rank for shape in shapes):
+        raise ValueError(
+            f"Layer '{layer.name}' ({type(layer).__name__}) has other numbers for each image of a "
+            f"batch (shape {max(shapes, key=len)}), which a file for single images cannot state: "
+            "quantize the model without this layer, and apply it to the images yourself."
+        )
+    return {"op": op, **plain}
 
 
 def _plain(value: Any) -> Any:
+    """Numbers as JSON has them, without leading axes of size 1."""
     array = np.asarray(value, np.float64)
-    return array.item() if array.size == 1 else array.ravel().tolist()
+    while array.ndim and len(array) == 1:
+        array = array[0]
+    return array.item() if array.size == 1 else array.tolist()

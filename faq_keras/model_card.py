@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from faq_keras.files import atomic_write
 from faq_keras.integer.program import IntegerProgram
 from faq_keras.tflite.audit import Audit
@@ -119,7 +121,16 @@ def _all_preprocessing(steps: list[dict[str, Any]] | dict[str, Any]) -> list[str
 def _preprocessing(title: str, steps: list[dict[str, Any]]) -> list[str]:
     lines = [f"{title}, in this order:", ""]
     for step in steps:
-        arguments = ", ".join(f"{key} {value}" for key, value in step.items() if key != "op")
+        numbers = {key: value for key, value in step.items() if key != "op"}
+        arguments = ", ".join(f"{key} {_short(value)}" for key, value in numbers.items())
         lines.append(f"1. {step['op']}: {arguments}")
     lines.append("1. quantize: round(x / scale) + zero point, halves to even, clipped to the type")
     return lines
+
+
+def _short(value: Any) -> str:
+    """One number or one per channel; of more, where they stand."""
+    shape = np.shape(value)
+    if len(shape) < 2:
+        return str(value)
+    return f"{' x '.join(map(str, shape))} numbers in the .json"

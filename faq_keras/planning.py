@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from faq_keras.activity_regularizers import check_graph
 from faq_keras.calibration import calibrate
 from faq_keras.compat import check_backend
 from faq_keras.graph import Graph
@@ -57,8 +58,9 @@ class PlanRequest:
 
         Raises:
             ValueError: If the calibration data is missing, empty, not finite or of another shape,
-                or if an activation is dead.
+                if an activation is dead, or if an activity regularizer would be lost.
         """
+        check_graph(graph)
         if self.plan is not None:
             return self.plan
         if self.calibration_data is None:

@@ -42,6 +42,13 @@ from faq_keras.plan import (
     QuantPlan,
     TensorSpec,
 )
+from faq_keras.policy_fields import (
+    check_bits,
+    check_bn_exponent,
+    check_clip_reading,
+    check_clip_stds,
+    check_overrides,
+)
 
 # Multipliers down to 2^-8 of the largest one keep all their bits. With one step for all channels,
 # EfficientNet-Lite0 falls to 8 % top-1 before fine-tuning, with this to 56 %.
@@ -67,7 +74,7 @@ class Policy:
             per layer, from the largest pretrained multiplier), "paper" (-4, section 3.1.1, which
             rounds multipliers below 1/32 to zero), or a fixed exponent for all.
         clip_stds: Constant `c` of section 3.1.1 per weight bit width, as the total range in
-            standard deviations.
+            standard deviations; widths that are not given keep `fixed_point.KERNEL_CLIP_STDS`.
         clip_reading: "total" range of `c` standard deviations, or "plus_minus" `c` of them (the
             step doubles).
     """
@@ -82,32 +89,10 @@ class Policy:
 
     def __post_init__(self) -> None:
         check_bits(self.first_last_bits, "first_last_bits")
-        for name, bits in self.overrides.items():
-            for value in bits if isinstance(bits, tuple) else (bits,):
-                if value is not None or bits == (None, None):
-                    check_bits(value, f"the override of '{name}'")
-        if self.bn_exponent not in ("per_channel", "calibrated", "paper") and not isinstance(
-            self.bn_exponent, int
-        ):
-            raise ValueError(
-                f"bn_exponent must be 'per_channel', 'calibrated', 'paper' or an int, received "
-                f"{self.bn_exponent!r}."
-            )
-        if self.clip_reading not in ("total", "plus_minus"):
-            raise ValueError(
-                f"clip_reading must be 'total' or 'plus_minus', received {self.clip_reading!r}."
-            )
-
-
-def check_bits(bits: object, what: str) -> int:
-    """Returns `bits` if it is a width that the deployment knows.
-
-    Raises:
-        ValueError: If it is not an int from 2 to 8.
-    """
-    if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)) or not 2 <= bits <= 8:
-        raise ValueError(f"{what} must be an integer from 2 to 8, received {bits!r}.")
-    return int(bits)
+        check_overrides(self.overrides)
+        check_bn_exponent(self.bn_exponent)
+        check_clip_stds(self.clip_stds)
+        check_clip_reading(self.clip_reading)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +111,7 @@ def layer_bits(graph: Graph, settings: PlanSettings, policy: Policy) -> dict[str
     """
     ends = first_layers(graph) | last_layers(graph)
     wide = last_activations(graph)
-    edge = policy.first_last_bits
+    edge = int(policy.first_last_bits)
     bits = {
         node.name: LayerBits(
             edge if node.name in ends else settings.weight_bits,
@@ -152,10 +137,12 @@ def layer_bits(graph: Graph, settings: PlanSettings, policy: Policy) -> dict[str
 
 
 def _overridden(bits: LayerBits, override: Bits) -> LayerBits:
-    weights, activations = override if isinstance(override, tuple) else (override, override)
+    weights, activations = (
+        (override, override) if isinstance(override, (int, np.integer)) else override
+    )
     return LayerBits(
-        bits.weights if weights is None else weights,
-        bits.activations if activations is None else activations,
+        bits.weights if weights is None else int(weights),
+        bits.activations if activations is None else int(activations),
     )
 
 
@@ -327,7 +314,8 @@ def _no_finer(logits: TensorSpec, source: TensorSpec, node: Node, kernel: Kernel
 
 def _kernel(bits: int, policy: Policy) -> KernelSpec:
     factor = 2.0 if policy.clip_reading == "plus_minus" else 1.0
-    return KernelSpec(bits, factor * policy.clip_stds[bits])
+    clip_stds = {**KERNEL_CLIP_STDS, **policy.clip_stds}
+    return KernelSpec(bits, factor * float(clip_stds[bits]))
 
 
 def _multiplier(node: Node, policy: Policy) -> MultiplierSpec | None:

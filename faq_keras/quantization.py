@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from faq_keras.activity_regularizers import check_configurations
 from faq_keras.compat import is_tf_keras
 from faq_keras.graph import functional_of
 from faq_keras.graph_reader import read_graph
@@ -59,12 +60,14 @@ def apply(
     Raises:
         ValueError: If the model has no graph, is not built, contains unsupported layers (all are
             listed); if bits are out of range; if the calibration data is missing, empty, not finite
-            or of another shape; if an activation is dead; if the plan does not fit.
+            or of another shape; if an activation is dead; if the plan does not fit; if an activity
+            regularizer acts on a tensor that the quantized network does not have.
     """
     request = PlanRequest(
         bits, calibration_data, calibration_batches, percentile, logits_bits, policy, plan
     )
     twin = _float32_twin(model)
+    check_configurations(model)
     graph = read_graph(twin)
     quantized = quantize_model(twin, graph, request.plan_for(graph))
     return to_tf_keras(quantized) if is_tf_keras(model) else quantized

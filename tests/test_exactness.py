@@ -245,6 +245,23 @@ def test_appended_softmax_is_near_kerass(logits_bits, tmp_path):
     np.testing.assert_allclose(shares, q.predict(x, verbose=0), atol=2.0**-7)
 
 
+def test_softmax_beside_plain_logits(tmp_path):
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.Flatten()(layers.Conv2D(4, 3, activation="relu")(inputs))
+    model = keras.Model(
+        inputs, [layers.Dense(3, "softmax", name="shares")(x), layers.Dense(2, name="plain")(x)]
+    )
+    x = networks.images(20)
+    q = faq_keras.apply(networks.randomize(model), 8, calibration_data=x)
+    path = tmp_path / "m.tflite"
+    report = faq_keras.export_tflite(q, path, verify=x, softmax=True)
+    assert report.mismatches == 0
+    assert faq_keras.verify(q, path, x).values == report.values
+    got, (shares, plain) = faq_keras.tflite.load(path)(x), q.predict(x, verbose=0)
+    np.testing.assert_allclose(got["shares/softmax"], shares, atol=2.0**-12)
+    assert np.array_equal(got["plain"], plain)
+
+
 def test_channels_whose_multiplier_vanishes_are_constants(tmp_path):
     """gamma = 0 (or far below the largest) makes the channel its beta, as in Keras."""
     model = networks.tiny_resnet()

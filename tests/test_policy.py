@@ -7,7 +7,7 @@ import pytest
 import faq_keras
 from faq_keras import graph_roles, policy
 from faq_keras.graph_reader import read_graph
-from faq_keras.plan import PlanSettings
+from faq_keras.plan import PlanSettings, QuantPlan
 from faq_keras.policy import Policy
 from tests import networks
 
@@ -96,13 +96,47 @@ def test_clip_reading_doubles_the_range():
         ({"overrides": {"conv2d": 9}}, "override of 'conv2d' must be an integer from 2 to 8"),
         ({"overrides": {"conv2d": (None, None)}}, "'conv2d' must be .* received None"),
         ({"first_last_bits": 16}, "first_last_bits must be"),
+        ({"first_last_bits": True}, "first_last_bits must be"),
+        ({"overrides": {"conv2d": None}}, "override of 'conv2d' must be .* received None"),
+        ({"overrides": {"conv2d": (4,)}}, r"'conv2d' must be one width or .* received \(4,\)"),
+        ({"overrides": {"conv2d": (4, 4, 4)}}, "'conv2d' must be one width or"),
+        ({"overrides": {"conv2d": "8"}}, "override of 'conv2d' must be an integer"),
+        ({"overrides": {"conv(": 8}}, r"'conv\(' is neither a layer name nor a regular expression"),
+        ({"overrides": {0: 8}}, "override 0 is neither a layer name nor a regular expression"),
+        ({"overrides": [("conv2d", 8)]}, "overrides must be a dictionary"),
         ({"bn_exponent": "auto"}, "bn_exponent must be"),
+        ({"bn_exponent": True}, "bn_exponent must be"),
+        ({"bn_exponent": -4.0}, "bn_exponent must be"),
+        ({"bn_exponent": 61}, "an int from -60 to 60, received 61"),
         ({"clip_reading": "half"}, "clip_reading must be"),
+        ({"clip_reading": ["total"]}, "clip_reading must be"),
+        ({"clip_stds": 4.5}, "clip_stds must be a dictionary"),
+        ({"clip_stds": {9: 4.5}}, "clip_stds has the key 9: keys are the weight bits"),
+        ({"clip_stds": {"4": 4.5}}, "clip_stds has the key '4'"),
+        ({"clip_stds": {4: -4.5}}, "clip_stds of 4 bits must be .* above 0 .* received -4.5"),
+        ({"clip_stds": {4: 0}}, "clip_stds of 4 bits"),
+        ({"clip_stds": {4: "4.5"}}, "clip_stds of 4 bits"),
+        ({"clip_stds": {4: float("nan")}}, "clip_stds of 4 bits"),
+        ({"clip_stds": {4: 500}}, "below 500, received 500"),
     ],
 )
 def test_bad_policies_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         plan_with(**arguments)
+
+
+def test_clip_constants_are_laid_over_the_defaults():
+    plan, default = plan_with(clip_stds={4: 4.5}), plan_with()
+    assert plan["conv2d_1"].kernel.clip_stds == 4.5
+    assert plan["conv2d"].kernel == default["conv2d"].kernel  # the first layer's, of 8 bits
+
+
+def test_an_override_may_be_a_list_or_of_numpy():
+    overrides = {"conv2d_1": [3, 5], "conv2d_2": np.int64(6)}
+    plan = plan_with(overrides=overrides, first_last_bits=np.int64(7))
+    assert QuantPlan.from_json(plan.to_json()) == plan
+    assert (plan["conv2d_1"].kernel.bits, plan["conv2d_1"].output.bits) == (3, 5)
+    assert plan["conv2d_2"].kernel.bits == 6
 
 
 def test_relu6_limits_the_codes():

@@ -21,7 +21,8 @@ def preprocess(x: npt.ArrayLike, steps: Sequence[Mapping[str, Any]]) -> npt.NDAr
     Args:
         x: `[batch, ..., channels]`.
         steps: Entries of the metadata's `preprocessing`: "rescale" (`x * scale + offset`) or
-            "normalize" (`(x - mean) / std`, one number or one per channel).
+            "normalize" (`(x - mean) / std`). Their numbers broadcast against `x`: one number, one
+            per channel, `[height, 1, 1]` ... up to one per pixel and channel.
 
     Raises:
         ValueError: If a step is of another kind.

@@ -27,9 +27,9 @@ import numpy.typing as npt
 from faq_keras.calibration import float_forward
 from faq_keras.data.batches import input_batches
 from faq_keras.graph_reader import read_graph
-from faq_keras.layers import QuantizedLayer
 from faq_keras.plan import LayerPlan
 from faq_keras.plan_fit import check_fits
+from faq_keras.quantized_layer import QuantizedLayer
 from faq_keras.rewrite.keras3 import float_model, plan_of
 from faq_keras.training.watch import Taps, code_counts, state_of_counts
 

@@ -41,14 +41,16 @@ def lower(model: Any, input_type: str = "int8", softmax: bool = False) -> Intege
         model: A model that `faq_keras.apply` made, of either Keras.
         input_type: "int8" (the network's own codes), or "uint8" / "float32": a QUANTIZE op at the
             input converts.
-        softmax: Appends the integer SOFTMAX op behind the logits.
+        softmax: Appends the integer SOFTMAX op to the outputs that end in a softmax in Keras; to
+            all of them if none does (a classifier that was trained from logits).
 
     Returns:
         The program; it ends at the logits (a final softmax stays in Keras).
 
     Raises:
         ValueError: If the model is not quantized, an accumulator could exceed 31 bits, or a
-            constant lies outside what the kernels can represent; the layer is named.
+            constant lies outside what the kernels can represent, or a softmax is asked for where
+            Keras has a sigmoid; the layer is named.
     """
     if input_type not in INPUT_TYPES:
         raise ValueError(
@@ -66,7 +68,8 @@ def lower(model: Any, input_type: str = "int8", softmax: bool = False) -> Intege
         names.update({id(tensor): result for tensor in call.outputs})
     outputs = [names[id(tensor)] for tensor in model.outputs]
     if softmax:
-        outputs = [_softmax(builder, name) for name in outputs]
+        ends = [_activation(tensor._keras_history.operation) for tensor in model.outputs]
+        outputs = _with_softmax(builder, outputs, ends)
     return IntegerProgram(
         name=model.name,
         tensors=builder.tensors,
@@ -289,6 +292,38 @@ def _pad(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
 
 def _reshape(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     return builder.reshape(layer.name, inputs[0], tuple(layer.output.shape[1:]))
+
+
+def _activation(layer: Any) -> str | None:
+    """The name of the activation that a layer of the float head is."""
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    return getattr(getattr(layer, "activation", None), "__name__", None)
+
+
+def _with_softmax(builder: ProgramBuilder, outputs: list[str], ends: list[str | None]) -> list[str]:
+    """Appends softmax ops, and gives the names of the program's outputs then.
+
+    Args:
+        builder: The program so far.
+        outputs: Names of the logits.
+        ends: The activation behind each of them in Keras.
+    """
+    for name, end in zip(outputs, ends, strict=True):
+        if end == "sigmoid":
+            raise ValueError(
+                f"Output '{name}' ends in a sigmoid in Keras, which softmax=True would replace: "
+                "export without softmax=True, and apply sigmoid and softmax to the logits yourself."
+            )
+    everywhere = "softmax" not in ends
+    chosen = [
+        name for name, end in zip(outputs, ends, strict=True) if everywhere or end == "softmax"
+    ]
+    shares = {name: _softmax(builder, name) for name in dict.fromkeys(chosen)}
+    return [
+        shares[name] if everywhere or end == "softmax" else name
+        for name, end in zip(outputs, ends, strict=True)
+    ]
 
 
 def _softmax(builder: ProgramBuilder, logits: str) -> str:

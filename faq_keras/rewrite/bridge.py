@@ -27,7 +27,8 @@ import tf_keras
 from faq_keras.compat import is_tf_keras, keras_of
 from faq_keras.graph import activation_name
 from faq_keras.graph_reader import LAYER_KINDS
-from faq_keras.layers import QUANTIZED_LAYERS, QuantizedInput, QuantizedLayer
+from faq_keras.layers import QUANTIZED_LAYERS, QuantizedInput
+from faq_keras.quantized_layer import QuantizedLayer
 from faq_keras.rewrite.rebuild import LayerCopies, rebuild
 
 _CROSSING = frozenset(cls.__name__ for cls in LAYER_KINDS)

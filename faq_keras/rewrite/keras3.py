@@ -26,9 +26,10 @@ from faq_keras.graph import (
     layer_calls,
     unused_name,
 )
-from faq_keras.layers import QUANTIZED_LAYERS, QuantizedInput, QuantizedLayer
+from faq_keras.layers import QUANTIZED_LAYERS, QuantizedInput
 from faq_keras.plan import QuantPlan
 from faq_keras.plan_fit import check_fits
+from faq_keras.quantized_layer import QuantizedLayer
 from faq_keras.rewrite.rebuild import LayerCopies, call_chain, input_like, rebuild
 
 

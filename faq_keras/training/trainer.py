@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from faq_keras.compat import keras_of
 from faq_keras.files import atomic_write
-from faq_keras.layers import QuantizedLayer
+from faq_keras.quantized_layer import QuantizedLayer
 from faq_keras.rewrite.keras3 import plan_of, record_recipe
 from faq_keras.training.callbacks import MetricsLog, NaNAlarm
 from faq_keras.training.distribution import synchronize

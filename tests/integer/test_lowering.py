@@ -227,6 +227,49 @@ def test_softmax_has_the_scale_that_tflite_fixes(bits, expected):
     assert lower(q).outputs == ("head",)
 
 
+def two_headed(*activations):
+    """A quantized network with an output `head_<i>` for each activation."""
+    x = keras.Input((6, 6, 2))
+    y = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3, activation="relu")(x))
+    heads = [layers.Dense(3, act, name=f"head_{i}")(y) for i, act in enumerate(activations)]
+    return faq_keras.apply(keras.Model(x, heads), 8, calibration_data=networks.images(8, (6, 6, 2)))
+
+
+@pytest.mark.parametrize(
+    ("activations", "outputs"),
+    [
+        (["softmax", "softmax"], ("head_0/softmax", "head_1/softmax")),
+        (["softmax", None], ("head_0/softmax", "head_1")),
+        ([None, None], ("head_0/softmax", "head_1/softmax")),  # trained from logits
+    ],
+)
+def test_softmax_stands_where_keras_has_it(activations, outputs):
+    q = two_headed(*activations)
+    assert lower(q, softmax=True).outputs == outputs
+    assert lower(q).outputs == ("head_0", "head_1")
+
+
+@pytest.mark.parametrize("shared", ["both", "one"])
+def test_outputs_of_the_same_logits(shared):
+    x = keras.Input((6, 6, 2))
+    logits = layers.Dense(3, name="head")(layers.Flatten()(x))
+    outputs = [layers.Softmax()(logits), layers.Softmax()(logits) if shared == "both" else logits]
+    model = keras.Model(x, outputs)
+    q = faq_keras.apply(model, 8, calibration_data=networks.images(8, (6, 6, 2)))
+    last = "head/softmax" if shared == "both" else "head"
+    assert lower(q, softmax=True).outputs == ("head/softmax", last)
+
+
+@pytest.mark.parametrize("activations", [["sigmoid", None], ["sigmoid", "softmax"]])
+def test_softmax_is_no_sigmoid(activations):
+    message = (
+        "Output 'head_0' ends in a sigmoid in Keras, which softmax=True would replace: export "
+        "without softmax=True, and apply sigmoid and softmax to the logits yourself."
+    )
+    with pytest.raises(ValueError, match=exactly(message)):
+        lower(two_headed(*activations), softmax=True)
+
+
 def test_softmax_needs_vectors():
     x = keras.Input((6, 6, 2))
     model = keras.Model(x, layers.Conv2D(3, 1, name="map")(x))
