@@ -28,7 +28,7 @@ def test_an_unknown_command_gets_a_hint(faq):
         (("export", "m.keras", "--output=m.tflite", "--weights=int3"), "<int8|int4>"),
         (("verify", "m.keras", "m.tflite", "--num_threads=0"), "num_threads"),
         (("quickstart", "--bits=9"), "bits"),
-        (("quickstart", "--dataset=imagenet"), "<auto|mnist5k|fashion_mnist>"),
+        (("quickstart", "--dataset=imagenet"), "<auto|mnist5k|fashion_mnist|cifar10>"),
     ],
 )
 def test_a_wrong_flag_points_to_the_help(refused, arguments, message):
