@@ -70,12 +70,11 @@ class Policy:
             for value in bits if isinstance(bits, tuple) else (bits,):
                 if value is not None or bits == (None, None):
                     check_bits(value, f"the override of '{name}'")
-        if self.bn_exponent not in ("per_channel", "calibrated", "paper") and not isinstance(
-            self.bn_exponent, int
-        ):
+        exponents: tuple[str | int, ...] = ("per_channel", "calibrated", "paper", *EXPONENTS)
+        if self.bn_exponent not in exponents or isinstance(self.bn_exponent, bool):
             raise ValueError(
-                f"bn_exponent must be 'per_channel', 'calibrated', 'paper' or an int, received "
-                f"{self.bn_exponent!r}."
+                f"bn_exponent must be 'per_channel', 'calibrated', 'paper' or an int in "
+                f"[{EXPONENTS[0]}, {EXPONENTS[-1]}], received {self.bn_exponent!r}."
             )
         if self.clip_reading not in ("total", "plus_minus"):
             raise ValueError(

@@ -97,6 +97,7 @@ def test_clip_reading_doubles_the_range():
         ({"overrides": {"conv2d": (None, None)}}, "'conv2d' must be .* received None"),
         ({"first_last_bits": 16}, "first_last_bits must be"),
         ({"bn_exponent": "auto"}, "bn_exponent must be"),
+        ({"bn_exponent": 100}, r"an int in \[-60, 60\], received 100"),
         ({"clip_reading": "half"}, "clip_reading must be"),
     ],
 )
