@@ -26,7 +26,7 @@ from absl import flags
 import faq_keras
 from faq_keras.cli import common
 from faq_keras.data import datasets
-from faq_keras.files import atomic_write
+from faq_keras.files import atomic_write, make_folder
 from faq_keras.tflite.benchmark import benchmark
 from faq_keras.training.recipes import Recipe
 from faq_keras.training.schedules import Exponential
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
     common.positional(arguments)
     keras.utils.set_random_seed(_SEED.value)
     workdir = Path(_WORKDIR.value)
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     data = datasets.load(_DATASET.value, _DATA_DIR.value)
     print(
         f"Data: {data.name} from {data.source}: {len(data.x_train):,} training and "
