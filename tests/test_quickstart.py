@@ -71,7 +71,7 @@ def test_the_quickstart_on_the_embedded_images(tmp_path):
 
 @pytest.mark.slow
 def test_the_quickstart_on_a_folder_of_cifar10(cifar10_folder, tmp_path):
-    """Too few images to learn from: what counts is that the network fits and the files are exact."""
+    """Too few images to learn from: the network has to fit and the files to be exact."""
     workdir = tmp_path / "run"
     results = quickstart(workdir, "--dataset=cifar10", f"--data_dir={cifar10_folder}")
     check_results(results, workdir)

@@ -37,7 +37,10 @@ _BITS = flags.DEFINE_integer(
 )
 _DATASET = flags.DEFINE_enum("dataset", "auto", datasets.NAMES, "the data set", flag_values=FLAGS)
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "folder with the four Fashion-MNIST .gz files, or with cifar-10-batches-py", flag_values=FLAGS
+    "data_dir",
+    None,
+    "folder with the four Fashion-MNIST .gz files, or with cifar-10-batches-py",
+    flag_values=FLAGS,
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/quickstart", "where models and results go", flag_values=FLAGS
