@@ -13,12 +13,13 @@ Needs the extra `[torch]`; this module is imported only when it is used.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -250,7 +251,7 @@ def torch_to_onnx(
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _no_graph_on_stdout():
             warnings.simplefilter("ignore")  # the exporter announces its successor
             torch.onnx.export(
                 module,
@@ -271,3 +272,17 @@ def torch_to_onnx(
     finally:
         for part, training in modes.items():
             part.training = training
+
+
+@contextlib.contextmanager
+def _no_graph_on_stdout() -> Iterator[None]:
+    """Without the dump of its graph that the exporter writes, past Python, when it fails."""
+    if not hasattr(torch._C, "_jit_set_onnx_log_enabled"):  # newer than what this was written for
+        yield
+        return
+    enabled = torch._C._jit_is_onnx_log_enabled()
+    torch._C._jit_set_onnx_log_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._jit_set_onnx_log_enabled(enabled)
