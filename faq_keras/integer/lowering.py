@@ -313,7 +313,7 @@ def _with_softmax(builder: ProgramBuilder, outputs: list[str], ends: list[str | 
         if end == "sigmoid":
             raise ValueError(
                 f"Output '{name}' ends in a sigmoid in Keras, which softmax=True would replace: "
-                "export without softmax=True, and apply sigmoid and softmax to the logits yourself."
+                "export without softmax=True, and apply the activations to the logits yourself."
             )
     everywhere = "softmax" not in ends
     chosen = [

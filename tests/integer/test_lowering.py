@@ -264,7 +264,7 @@ def test_outputs_of_the_same_logits(shared):
 def test_softmax_is_no_sigmoid(activations):
     message = (
         "Output 'head_0' ends in a sigmoid in Keras, which softmax=True would replace: export "
-        "without softmax=True, and apply sigmoid and softmax to the logits yourself."
+        "without softmax=True, and apply the activations to the logits yourself."
     )
     with pytest.raises(ValueError, match=exactly(message)):
         lower(two_headed(*activations), softmax=True)
