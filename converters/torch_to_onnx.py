@@ -276,13 +276,14 @@ def torch_to_onnx(
 
 @contextlib.contextmanager
 def _no_graph_on_stdout() -> Iterator[None]:
-    """Without the dump of its graph that the exporter writes, past Python, when it fails."""
-    if not hasattr(torch._C, "_jit_set_onnx_log_enabled"):  # newer than what this was written for
-        yield
-        return
-    enabled = torch._C._jit_is_onnx_log_enabled()
-    torch._C._jit_set_onnx_log_enabled(False)
+    """Without the dump of its graph that the exporter makes when it fails.
+
+    PyTorch means to switch this log off unless it is verbose, but (2.13) always switches it on; it
+    is written past Python's stdout.
+    """
+    log = getattr(torch._C, "_jit_onnx_log", None)
+    torch._C._jit_onnx_log = lambda *_: None
     try:
         yield
     finally:
-        torch._C._jit_set_onnx_log_enabled(enabled)
+        torch._C._jit_onnx_log = log
