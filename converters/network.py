@@ -281,5 +281,5 @@ def _check_shape(network: Network, node: Node, name: str, result: Anything) -> N
     ):
         raise node.error(
             f"its result has shape {shape}, but ONNX infers {expected} for {name!r}. "
-            "The file contradicts itself: export it again."
+            "Export the file again; if that does not help, please report it."
         )

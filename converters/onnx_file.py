@@ -28,6 +28,7 @@ from faq_keras.converters.errors import (
     first_line,
     listed,
 )
+from faq_keras.converters.onnx_shapes import Shape, inferred_shapes, sizes
 from faq_keras.converters.onnx_weights import read_constants
 
 OPSETS = range(11, 24)
@@ -89,7 +90,7 @@ class OnnxNetwork:
     input_shape: tuple[int, int, int]
     batch: int | None
     outputs: tuple[str, ...]
-    shapes: Mapping[str, tuple[int | None, ...]]
+    shapes: Mapping[str, Shape]
     folded: tuple[str, ...]
 
 
@@ -252,7 +253,7 @@ def _image_input(
             "with one image input can be converted."
         )
     tensor = inputs[0].type.tensor_type
-    dims = _sizes(inputs[0])
+    dims = sizes(inputs[0])
     what = f"{file}: input {inputs[0].name!r} of shape {[d or '?' for d in dims]}"
     if tensor.elem_type != onnx.TensorProto.FLOAT or len(dims) != 4:
         raise ConversionError(
@@ -279,7 +280,7 @@ def _image_input(
 
 def _check(
     model: onnx.ModelProto, name: str, shape: tuple[int, int, int], file: Path
-) -> dict[str, tuple[int | None, ...]]:
+) -> dict[str, Shape]:
     """Runs onnx's checker and strict shape inference for the image size in use."""
     for value in model.graph.input:
         if value.name == name:
@@ -287,26 +288,11 @@ def _check(
                 dim.dim_value = size
     try:
         onnx.checker.check_model(model)
-        inferred = onnx.shape_inference.infer_shapes(
-            model, check_type=True, strict_mode=True, data_prop=True
-        )
+        return inferred_shapes(model)
     except Exception as error:  # onnx raises its own C++ exception types
         raise ConversionError(
             f"{file} is not a valid ONNX network: {first_line(error)}. Export it again."
         ) from error
-    return {
-        value.name: tuple(
-            d.dim_value if d.HasField("dim_value") else None
-            for d in value.type.tensor_type.shape.dim
-        )
-        for value in (*inferred.graph.value_info, *inferred.graph.output)
-        if value.type.tensor_type.HasField("shape")
-    }
-
-
-def _sizes(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
-    dims = value.type.tensor_type.shape.dim
-    return tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
 
 
 def _needed(model: onnx.ModelProto, outputs: tuple[str, ...]) -> tuple[Node, ...]:

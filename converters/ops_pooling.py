@@ -19,6 +19,7 @@ import keras
 
 from faq_keras.converters.network import Network, handles
 from faq_keras.converters.onnx_file import Node
+from faq_keras.converters.onnx_shapes import ceiled_padding
 from faq_keras.converters.values import IMAGE, Value, image
 
 Pair = tuple[int, int]
@@ -155,15 +156,11 @@ def pool(network: Network, node: Node) -> Value:
 
 def _ceiled(win: Window, value: Value) -> Window:
     """The window with as much padding after the image as `ceil_mode` looks beyond it."""
-    after = list(win.after)
-    for d in (0, 1):
-        size = value.shape[1 + d]
-        windows = -(-(size + win.before[d] + win.after[d] - win.size[d]) // win.strides[d]) + 1
-        if (windows - 1) * win.strides[d] >= size + win.before[d]:
-            windows -= 1  # no window may start in the padding after the image
-        needed = (windows - 1) * win.strides[d] + win.size[d] - size - win.before[d]
-        after[d] = max(needed, 0)
-    return replace(win, after=(after[0], after[1]))
+    height, width = (
+        ceiled_padding(value.shape[1 + d], win.before[d], win.after[d], win.size[d], win.strides[d])
+        for d in (0, 1)
+    )
+    return replace(win, after=(height, width))
 
 
 def _strided(

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 import keras
 import numpy as np
 
-from faq_keras.converters.errors import ConversionError
+from faq_keras.converters.errors import ConversionError, first_line
 
 LARGEST_RELATIVE_ERROR = 1e-5
 _BATCH = 8
@@ -197,15 +197,24 @@ def onnx_runner(path: str | os.PathLike[str], threads: int = 0) -> Runner:
     Args:
         path: The `.onnx` file.
         threads: Number of threads; 0 lets onnxruntime choose.
+
+    Raises:
+        ConversionError: onnxruntime refuses the file.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        os.fspath(path), options, providers=["CPUExecutionProvider"]
-    )
+    try:
+        session = onnxruntime.InferenceSession(
+            os.fspath(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime raises its own C++ exception types
+        raise ConversionError(
+            f"onnxruntime does not run {os.fspath(path)}, so that there is nothing to compare the "
+            f"network with: {first_line(error)}. Export it again, with another opset_version."
+        ) from error
     source = session.get_inputs()[0]
     fixed = source.shape[0] if isinstance(source.shape[0], int) else None
 

@@ -8,6 +8,7 @@ A network that differs by more than 1e-5 of its largest logit, or in a single to
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
@@ -18,6 +19,7 @@ import keras
 import numpy as np
 import torch
 
+from faq_keras.converters.errors import ConversionError
 from faq_keras.converters.onnx_to_keras import from_onnx
 from faq_keras.converters.parity import (
     ConversionReport,
@@ -77,7 +79,9 @@ def from_torch(
         model = from_onnx(file)
         seconds = time.perf_counter() - start
         model.name = name
-        originals = {"torch": torch_runner(module), "onnxruntime": onnx_runner(file)}
+        originals = {"torch": torch_runner(module)}
+        with contextlib.suppress(ConversionError):  # a second witness; PyTorch is the original
+            originals["onnxruntime"] = onnx_runner(file)
         report = compare(model, originals, images, seconds)
     report.require()
     return model, report

@@ -13,12 +13,13 @@ Needs the extra `[torch]`; this module is imported only when it is used.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -250,7 +251,7 @@ def torch_to_onnx(
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _no_graph_on_stdout():
             warnings.simplefilter("ignore")  # the exporter announces its successor
             torch.onnx.export(
                 module,
@@ -271,3 +272,18 @@ def torch_to_onnx(
     finally:
         for part, training in modes.items():
             part.training = training
+
+
+@contextlib.contextmanager
+def _no_graph_on_stdout() -> Iterator[None]:
+    """Without the dump of its graph that the exporter makes when it fails.
+
+    PyTorch means to switch this log off unless it is verbose, but (2.13) always switches it on; it
+    is written past Python's stdout.
+    """
+    log = getattr(torch._C, "_jit_onnx_log", None)
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log

@@ -15,10 +15,12 @@ can be put in front of the network as a layer:
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 import keras
@@ -50,6 +52,34 @@ class Preprocessing:
     interpolation: str = "bilinear"
     crop: int | None = None
     in_model: bool = False
+
+    def __post_init__(self) -> None:
+        numbers = (*self.mean, *self.std)
+        if not all(isinstance(v, Real) and math.isfinite(v) for v in numbers):
+            raise ValueError(
+                f"The normalisation by mean {self.mean} and std {self.std} needs finite numbers."
+            )
+        if min(self.std, default=0) <= 0:
+            raise ValueError(
+                f"The normalisation divides by std {self.std}: every value has to be above 0 (1 "
+                "leaves the pixels as they are)."
+            )
+        self.of_channels(max(len(self.mean), len(self.std)))
+
+    def of_channels(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std with one number per channel.
+
+        Raises:
+            ValueError: There is neither one number nor one per channel.
+        """
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, channels):
+                raise ValueError(
+                    f"The normalisation's {name} {values} has {len(values)} numbers for images of "
+                    f"{channels} channels: give one for each, or a single one for all."
+                )
+        repeat = [v * channels if len(v) == 1 else v for v in (self.mean, self.std)]
+        return repeat[0], repeat[1]
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
         """Normalises pixels 0..255 [..., channels] to float32; does not resize."""
@@ -165,11 +195,14 @@ ZOO: Mapping[str, ZooEntry] = {
 
 
 def with_preprocessing(model: keras.Model, preprocessing: Preprocessing) -> keras.Model:
-    """The model behind a layer that normalises: its input is RGB pixels 0..255."""
-    scale = [1.0 / std for std in preprocessing.std]
-    offset = [-m / s for m, s in zip(preprocessing.mean, preprocessing.std, strict=True)]
-    channels = model.input_shape[-1]
-    scale, offset = (v * channels if len(v) == 1 else v for v in (scale, offset))
+    """The model behind a layer that normalises: its input is RGB pixels 0..255.
+
+    Raises:
+        ValueError: The preprocessing is for another number of channels.
+    """
+    mean, std = preprocessing.of_channels(model.input_shape[-1])
+    scale = [1.0 / s for s in std]
+    offset = [-m / s for m, s in zip(mean, std, strict=True)]
     pixels = keras.Input(model.input_shape[1:], name="pixels")
     normalised = keras.layers.Rescaling(scale, offset, name="preprocessing")(pixels)
     return keras.Model(pixels, model(normalised), name=model.name)

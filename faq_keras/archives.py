@@ -28,6 +28,7 @@ import numpy.typing as npt
 # do not shrink to a tenth; deflate packs zeros a thousandfold.
 FREE_BYTES = 256 * 2**20
 MOST_EXPANSION = 100
+_NPY, _ZIP = b"\x93NUMPY", b"PK"  # how files of one array and of several begin
 
 
 def check_archive(path: str | os.PathLike[str]) -> None:
@@ -59,6 +60,10 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
         ValueError: It is neither, is damaged, holds pickled objects or too much.
         OSError: It cannot be read.
     """
+    with open(path, "rb") as file:
+        start = file.read(len(_NPY))
+    if not (start == _NPY or start.startswith(_ZIP)):  # numpy would take it for a pickle
+        raise ValueError("it is something else, or empty")
     try:
         if zipfile.is_zipfile(path):
             check_archive(path)

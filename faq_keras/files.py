@@ -53,6 +53,25 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     _flush(target.parent)
 
 
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Makes a folder, and those that it lies in, if they are missing.
+
+    Raises:
+        OSError: It cannot be made. The class is that of the operating system's error, the message
+            names the folder and the reason.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        paths = (folder, *folder.parents)
+        files = [p for p in paths if os.path.exists(p) and not os.path.isdir(p)]
+        reason = f"{files[0]} is a file" if files else error.strerror
+        raise type(error)(
+            f"The folder {folder} cannot be made: {reason}. Name another folder."
+        ) from error
+
+
 def append_line(path: str | os.PathLike[str], line: str) -> None:
     """Appends a line to a log, which is on the disk when this returns; makes the file if needed.
 

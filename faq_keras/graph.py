@@ -16,9 +16,11 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any, TypeVar
 
 import keras
+import tensorflow as tf
 
 from faq_keras.compat import is_tf_keras, keras_of
 from faq_keras.plan import CUSTOM_PREFIX
@@ -37,6 +39,8 @@ QUANTIZED_KINDS = (
 _KEEPING_KINDS = (*PASSING_KINDS, HEAD_KIND, "concat", "average_pool", "global_pool")
 # They read a list of tensors.
 LIST_KINDS = ("add", "concat")
+# They have the bits and the exponent of what they read.
+JOINING_KINDS = ("concat", "average_pool")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +81,11 @@ class Node:
     def is_quantized(self) -> bool:
         """Whether its output is a tensor of its own in the plan."""
         return self.kind in QUANTIZED_KINDS or self.is_custom
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether it is a kernel layer, or a user's own layer that has weights."""
+        return self.kind in KERNEL_KINDS or (self.is_custom and bool(self.layers[0].weights))
 
     @property
     def batch_norm(self) -> keras.layers.BatchNormalization | None:
@@ -169,6 +178,13 @@ def evaluate(
         read = [inputs[node.name]] if node.kind == "input" else [values[n] for n in node.inputs]
         values[node.name] = call(node, read)
     return values
+
+
+def activation_name(function: Any, library: ModuleType) -> str | None:
+    """The name of a Keras' or TensorFlow's own activation; None for any other function."""
+    name = getattr(function, "__name__", "")
+    known = (getattr(module, name, None) for module in (library.activations, tf.nn, keras.ops))
+    return name if any(function is own for own in known) else None
 
 
 def unused_name(name: str, taken: Container[str]) -> str:

@@ -25,6 +25,7 @@ from faq_keras.graph import (
     PASSING_KINDS,
     Graph,
     Node,
+    activation_name,
     functional_of,
     layer_calls,
     unused_name,
@@ -152,8 +153,11 @@ class _Reader:
         if kind is None:
             self.problems.append(f"Layer '{name}' ({type(layer).__name__}) is not supported")
             kind = "identity"
-        for node in _split_activation(Node(name, kind, (layer,), inputs, shape), self.problems):
-            self.nodes.append(node)
+        node, *heads = _split_activation(Node(name, kind, (layer,), inputs, shape), self.problems)
+        self.nodes.append(node)
+        for head in heads:
+            self.nodes.append(dataclasses.replace(head, name=unused_name(head.name, self._names)))
+            self._names.add(self.nodes[-1].name)
         for tensor in call.outputs:
             self.producer[id(tensor)] = self.nodes[-1].name
 
@@ -180,7 +184,7 @@ def _activation_name(layer: Any) -> str | None:
             return None
         limits: dict[Any, str] = {None: "relu", 6: "relu6"}
         return limits.get(layer.max_value)
-    name = getattr(layer.activation, "__name__", None)
+    name = activation_name(layer.activation, keras)
     return name if name in ("relu", "relu6", "softmax", "sigmoid", "linear") else None
 
 
@@ -268,6 +272,7 @@ def _on_common_grids(graph: Graph) -> list[Node]:
     """
     signed: dict[str, Node] = {}
     nodes = []
+    taken = {node.name for node in graph.nodes}
     for node in graph.nodes:
         if node.kind == "concat":
             inputs = []
@@ -278,7 +283,8 @@ def _on_common_grids(graph: Graph) -> list[Node]:
                     inputs.append(name)
                     continue
                 if name not in signed:
-                    signed[name] = Node(f"{name}_signed", "requantize", (), (name,), source.shape)
+                    free = unused_name(f"{name}_signed", taken)
+                    signed[name] = Node(free, "requantize", (), (name,), source.shape)
                     nodes.append(signed[name])
                 inputs.append(signed[name].name)
             node = dataclasses.replace(node, inputs=tuple(inputs))

@@ -22,83 +22,22 @@ import abc
 import dataclasses
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import tensorflow as tf
 import tf_keras
 
 from faq_keras import arithmetic
-from faq_keras.activity_regularizers import of_last
-from faq_keras.compat import check_backend, keras_of
+from faq_keras.compat import keras_of
 from faq_keras.plan import LayerPlan, PlanSettings, TensorSpec
 from faq_keras.quantize_configs import (
     AffineQuantizeConfig,
     KernelQuantizeConfig,
     LayerQuantizeConfig,
     kernel_attribute,
-    quantize_config,
 )
-
-if TYPE_CHECKING:
-    from keras.layers import Layer as KerasLayer  # of either Keras
-else:
-    KerasLayer = object
-
-
-class QuantizedLayer(KerasLayer):
-    """Base of the quantized layers.
-
-    Args:
-        plan: The layer's entry in the plan (a `LayerPlan` or its dict).
-        input_specs: The tensors it reads (`TensorSpec`s or their dicts).
-        float_layers: The float layers it replaces, in order; built with this layer. Empty for the
-            input quantizer.
-        **kwargs: As for any Keras layer.
-    """
-
-    def __init__(
-        self,
-        plan: LayerPlan | dict[str, Any],
-        input_specs: Sequence[TensorSpec | dict[str, Any]],
-        float_layers: Sequence[Any] = (),
-        **kwargs: Any,
-    ) -> None:
-        check_backend()
-        super().__init__(**{"dtype": "float32", **kwargs})
-        self.plan = LayerPlan.from_dict(plan) if isinstance(plan, dict) else plan
-        specs = tuple(TensorSpec(**s) if isinstance(s, dict) else s for s in input_specs)
-        self.quantize_config = quantize_config(self.plan, specs)
-        load = keras_of(self).layers.deserialize
-        self.float_layers = [
-            load(layer) if isinstance(layer, dict) else layer for layer in float_layers
-        ]
-        if self.plan.kind != "input":  # preprocessing layers are called, with their own
-            self.activity_regularizer = of_last(self.float_layers)
-
-    @property
-    def input_specs(self) -> tuple[TensorSpec, ...]:
-        """The quantized tensors that the layer reads."""
-        return self.quantize_config.input_specs
-
-    def build(self, input_shape: Any) -> None:
-        """Builds the float layers one after the other."""
-        for layer in self.float_layers:
-            if not layer.built:
-                layer.build(input_shape)
-            input_shape = layer.compute_output_shape(input_shape)
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        """The shape that the float layers would give."""
-        for layer in self.float_layers:
-            input_shape = layer.compute_output_shape(input_shape)
-        return input_shape
-
-    def get_config(self) -> dict[str, Any]:
-        """The plan entry and the float layers, as plain types."""
-        own = self.quantize_config.get_config()
-        layers = [keras_of(self).layers.serialize(layer) for layer in self.float_layers]
-        return super().get_config() | own | {"float_layers": layers}
+from faq_keras.quantized_layer import QuantizedLayer
 
 
 class QuantizedInput(QuantizedLayer):

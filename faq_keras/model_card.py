@@ -6,6 +6,7 @@ the same facts that stand in the file's own metadata, plus accuracy and parity f
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,18 @@ def write(
     for suffix, text in ((".json", json.dumps(card, indent=1)), (".md", _markdown(card))):
         with atomic_write(path.with_suffix(f".model_card{suffix}")) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def of_another_file(path: Path) -> Path | None:
+    """The card beside a file, if its SHA-256 is not the file's."""
+    card = path.with_suffix(".model_card.json")
+    if not card.is_file():
+        return None
+    try:
+        described = json.loads(card.read_text(encoding="utf-8"))["sha256"]
+    except (KeyError, RecursionError, TypeError, ValueError):
+        described = None
+    return None if described == hashlib.sha256(path.read_bytes()).hexdigest() else card
 
 
 def _facts(

@@ -211,8 +211,8 @@ class LayerPlan:
             kind=data["kind"],
             inputs=tuple(data["inputs"]),
             output=TensorSpec(**data["output"]),
-            kernel=KernelSpec(**kernel) if kernel else None,
-            multiplier=MultiplierSpec(**multiplier) if multiplier else None,
+            kernel=None if kernel is None else KernelSpec(**kernel),
+            multiplier=None if multiplier is None else MultiplierSpec(**multiplier),
         )
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
@@ -308,33 +308,6 @@ class QuantPlan:
             "layers": [layer.to_dict() for layer in self.layers],
         }
         return json.dumps(data, indent=1)
-
-    def check_fits(self, expected: Mapping[str, str]) -> None:
-        """Checks that the plan belongs to a network.
-
-        Args:
-            expected: Kind of every layer that the network quantizes, by name.
-
-        Raises:
-            ValueError: If layers are missing, superfluous or of another kind; all of them are
-                listed.
-        """
-        have = {layer.name: layer.kind for layer in self.layers}
-        problems = [f"'{n}' ({k}) is not in the plan" for n, k in expected.items() if n not in have]
-        problems += [
-            f"'{n}' ({k}) is not in the model" for n, k in have.items() if n not in expected
-        ]
-        problems += [
-            f"'{n}' is {have[n]} in the plan and {kind} in the model"
-            for n, kind in expected.items()
-            if have.get(n, kind) != kind
-        ]
-        if problems:
-            raise ValueError(
-                f"The plan does not fit the model: {'; '.join(problems)}. Make a plan of this "
-                f"model "
-                "with faq_keras.apply(model, calibration_data=...)."
-            )
 
     @classmethod
     def from_json(cls, text: str, source: str = "plan") -> QuantPlan:

@@ -18,8 +18,21 @@ from collections.abc import Mapping
 import numpy as np
 
 from faq_keras.calibration import Range, widest
-from faq_keras.fixed_point import KERNEL_CLIP_STDS, ceil_log2, code_range, range_exponent
-from faq_keras.graph import KERNEL_KINDS, Graph, Node
+from faq_keras.fixed_point import (
+    KERNEL_CLIP_STDS,
+    ceil_log2,
+    code_range,
+    kernel_exponent,
+    range_exponent,
+)
+from faq_keras.graph import JOINING_KINDS, Graph, Node
+from faq_keras.graph_roles import (
+    common_grids,
+    first_layers,
+    is_logits,
+    last_activations,
+    last_layers,
+)
 from faq_keras.plan import (
     EXPONENTS,
     KernelSpec,
@@ -40,6 +53,9 @@ from faq_keras.policy_fields import (
 # Multipliers down to 2^-8 of the largest one keep all their bits. With one step for all channels,
 # EfficientNet-Lite0 falls to 8 % top-1 before fine-tuning, with this to 56 %.
 _FINER_STEPS = 8
+# Logits down to 2^-4 of the accumulator's step: its step moves while training, and kernels multiply
+# accumulators by less than 2^8.
+_FINER_LOGITS = 4
 
 Bits = int | tuple[int | None, int | None]
 
@@ -130,57 +146,6 @@ def _overridden(bits: LayerBits, override: Bits) -> LayerBits:
     )
 
 
-def common_grids(graph: Graph) -> dict[str, tuple[str, ...]]:
-    """The quantized nodes that share bits and exponent with each quantized node, itself included.
-
-    A concatenation only copies, and AVERAGE_POOL_2D keeps its input's scale: both have the grid of
-    what they read.
-    """
-    grids: dict[str, tuple[str, ...]] = {}
-    carriers = graph.carriers()
-    for node in graph.quantized_nodes:
-        together = [node.name]
-        if node.kind in ("concat", "average_pool"):
-            together += [name for read in node.inputs for name in grids[carriers[read]]]
-        grid = tuple(dict.fromkeys(together))
-        grids.update(dict.fromkeys(grid, grid))
-    return grids
-
-
-def first_layers(graph: Graph) -> set[str]:
-    """The layers with weights that an input reaches without passing other weights."""
-    behind: set[str] = set()  # nodes that have weights somewhere before them
-    for node in graph.nodes:
-        if any(n in behind or graph[n].kind in KERNEL_KINDS for n in node.inputs):
-            behind.add(node.name)
-    return {n.name for n in graph.nodes if n.kind in KERNEL_KINDS and n.name not in behind}
-
-
-def last_layers(graph: Graph) -> set[str]:
-    """The layers with weights from which an output is reached without passing other weights."""
-    before: set[str] = set()  # nodes that have weights somewhere behind them
-    for node in reversed(graph.nodes):
-        readers = graph.consumers(node.name)
-        if any(n.name in before or n.kind in KERNEL_KINDS for n in readers):
-            before.add(node.name)
-    return {n.name for n in graph.nodes if n.kind in KERNEL_KINDS and n.name not in before}
-
-
-def last_activations(graph: Graph) -> set[str]:
-    """The tensors from the last ReLU on: what feeds the last layers, and the outputs."""
-    found: set[str] = set()
-    pending = [name for last in last_layers(graph) for name in graph[last].inputs]
-    pending += list(graph.outputs)
-    while pending:
-        node = graph[pending.pop()]
-        if node.name in found:
-            continue
-        found.add(node.name)
-        if node.kind not in (*KERNEL_KINDS, "affine", "add", "input"):
-            pending += list(node.inputs)
-    return found
-
-
 def percentiles(
     graph: Graph, bits: Mapping[str, LayerBits], percentile: float | None
 ) -> dict[str, float]:
@@ -205,15 +170,7 @@ def percentiles(
 
 
 # Their range is that of the tensors whose grid they share.
-_UNMEASURED_KINDS = ("average_pool", "concat", "requantize")
-
-
-def is_logits(graph: Graph, node: Node) -> bool:
-    """Whether a node is a dense layer without ReLU whose output leaves the network."""
-    if node.kind != "dense" or node.activation:
-        return False
-    readers = graph.consumers(node.name)
-    return all(reader.kind == "head" for reader in readers)
+_UNMEASURED_KINDS = (*JOINING_KINDS, "requantize")
 
 
 def make_plan(
@@ -239,15 +196,19 @@ def make_plan(
     measured = _grid_ranges(graph, ranges)
     for node in graph.quantized_nodes:
         sources = tuple(carriers[name] for name in node.inputs)
-        if node.kind in ("average_pool", "concat"):
-            specs[node.name] = _joined([specs[name] for name in sources])
+        kernel = _kernel(bits[node.name].weights, policy) if node.has_kernel else None
+        if node.kind in JOINING_KINDS:
+            specs[node.name] = joined([specs[name] for name in sources])
         else:
             unsigned = node.activation is not None or (
                 node.kind == "global_pool" and not specs[sources[0]].signed
             )
             reach = measured[node.name]
             try:
-                specs[node.name] = _tensor(node, graph, reach, unsigned, bits, settings)
+                spec = _tensor(node, graph, reach, unsigned, bits, settings)
+                if kernel is not None and is_logits(graph, node):
+                    spec = _no_finer(spec, specs[sources[0]], node, kernel)
+                specs[node.name] = spec
             except ValueError as error:
                 raise ValueError(
                     f"{node.label} gives values of up to {_reach(reach):g} on the calibration "
@@ -260,7 +221,7 @@ def make_plan(
                 kind=node.kind,
                 inputs=sources,
                 output=specs[node.name],
-                kernel=_kernel(bits[node.name].weights, policy) if _has_kernel(node) else None,
+                kernel=kernel,
                 multiplier=_multiplier(node, policy),
             )
         )
@@ -279,7 +240,7 @@ def _grid_ranges(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, Range]:
     return found
 
 
-def _joined(specs: list[TensorSpec]) -> TensorSpec:
+def joined(specs: list[TensorSpec]) -> TensorSpec:
     """The grid that tensors share, and a limit only if all of them have one."""
     limits = [spec.limit for spec in specs if spec.limit is not None]
     limit = max(limits) if len(limits) == len(specs) else None
@@ -313,18 +274,29 @@ def _tensor(
         signed = measured.minimum < 0
         return TensorSpec(8, range_exponent(_reach(measured), 8, signed), signed)
     if is_logits(graph, node):
-        return TensorSpec(
-            settings.logits_bits, _logits_exponent(_reach(measured), settings.logits_bits), True
-        )
+        exponent = _logits_exponent(_reach(measured), settings.logits_bits)
+        return TensorSpec(settings.logits_bits, exponent, True)
     if not unsigned:
         return TensorSpec(8, range_exponent(_reach(measured), 8, signed=True), signed=True)
     width = bits[node.name].activations
     exponent = range_exponent(_reach(measured), width, signed=False)
-    limit = None
-    if node.activation == "relu6":
-        limit = min(int(6 / 2.0**exponent), 2**width - 1)
-        limit = limit if limit < 2**width - 1 else None
+    limit = relu6_limit(width, exponent) if node.activation == "relu6" else None
     return TensorSpec(width, exponent, signed=False, limit=limit)
+
+
+def relu6_limit(bits: int, exponent: int) -> int | None:
+    """The largest code of a ReLU6, rounded as the kernels round it; None if the width's own is it.
+
+    Raises:
+        ValueError: If the step is so large that 6 has no code but zero.
+    """
+    limit = int(6 / 2.0**exponent + 0.5)
+    if not limit:
+        raise ValueError(
+            f"its ReLU6 would be zero everywhere on the grid of steps of {2.0**exponent:g} that it "
+            "shares with what it is concatenated with."
+        )
+    return limit if limit < 2**bits - 1 else None
 
 
 def _logits_exponent(largest: float, bits: int) -> int:
@@ -333,9 +305,11 @@ def _logits_exponent(largest: float, bits: int) -> int:
     return ceil_log2(largest / (highest + 0.5))
 
 
-def _has_kernel(node: Node) -> bool:
-    """Whether it is a kernel layer, or a user's own layer that has weights."""
-    return node.kind in KERNEL_KINDS or (node.is_custom and bool(node.layers[0].weights))
+def _no_finer(logits: TensorSpec, source: TensorSpec, node: Node, kernel: KernelSpec) -> TensorSpec:
+    """Logits whose step is not much finer than the accumulator's: such codes would be unused."""
+    weights = np.asarray(node.layers[0].kernel)
+    accumulator = source.exponent + kernel_exponent(weights, kernel.bits, kernel.clip_stds)
+    return dataclasses.replace(logits, exponent=max(logits.exponent, accumulator - _FINER_LOGITS))
 
 
 def _kernel(bits: int, policy: Policy) -> KernelSpec:

@@ -3,12 +3,14 @@
 import io
 import itertools
 import pathlib
+import pickle
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from PIL import Image
 
-from faq_keras.data import datasets
+from faq_keras.data import cifar10, datasets
 
 
 def fashion_mnist(data_dir: pathlib.Path) -> tuple[keras.Model, datasets.Dataset]:
@@ -25,6 +27,24 @@ def cifar10_images(data_dir: pathlib.Path, split: str, count: int) -> tuple[np.n
     files = [io.BytesIO(blob[offset[i] : offset[i + 1]]) for i in range(count)]
     images = [np.asarray(Image.open(file).convert("RGB")) for file in files]
     return np.stack(images).astype(np.float32), packed["label"][:count]
+
+
+CIFAR10_NAMES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+
+
+def write_cifar10(
+    folder: pathlib.Path, parts: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> pathlib.Path:
+    """A small cifar-10-batches-py in a folder, of six parts (images, labels), as users have it."""
+    batches = folder / cifar10.PYTHON
+    batches.mkdir()
+    for name, (x, y) in zip(CIFAR10_NAMES, parts, strict=True):
+        data = x.astype(np.uint8).transpose(0, 3, 1, 2).reshape(len(x), -1)
+        batch = {b"data": data, b"labels": [int(label) for label in y]}
+        (batches / name).write_bytes(pickle.dumps(batch, protocol=4))
+    names = [f"class {number}".encode() for number in range(10)]
+    (batches / "batches.meta").write_bytes(pickle.dumps({b"label_names": names}, protocol=4))
+    return folder
 
 
 def resnet8(data_dir: pathlib.Path) -> keras.Model:

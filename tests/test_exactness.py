@@ -211,6 +211,29 @@ def test_heads_and_inputs(logits_bits, input_type, tmp_path):
         assert np.array_equal(runner(x), q.predict(x, verbose=0))
 
 
+@pytest.mark.parametrize(
+    "tail",
+    [
+        [layers.Activation("linear", dtype="float32")],  # as in mixed precision
+        [layers.Identity(), layers.Dropout(0.5), layers.Softmax()],
+        [layers.Reshape((1, 5)), layers.Flatten()],
+    ],
+)
+@pytest.mark.parametrize("logits_bits", [8, 16])
+def test_logits_are_logits_behind_layers_that_compute_nothing(logits_bits, tail, tmp_path):
+    image = keras.Input((6, 6, 3))
+    x = layers.Dense(5, name="logits")(layers.GlobalAveragePooling2D()(image))
+    for layer in tail:
+        x = type(layer).from_config(layer.get_config())(x)
+    model, x = networks.randomize(keras.Model(image, x)), networks.images(20, (6, 6, 3))
+    q = faq_keras.apply(model, 8, calibration_data=x, logits_bits=logits_bits)
+    assert faq_keras.plan_of(q)["logits"].output.bits == logits_bits
+    path = tmp_path / "m.tflite"
+    assert faq_keras.export_tflite(q, path, verify=x).mismatches == 0
+    runtimes = ("xnnpack", "builtin", "reference", "tflm")
+    assert faq_keras.verify(q, path, x, runtimes).mismatches == 0
+
+
 @pytest.mark.parametrize("logits_bits", [8, 16])
 def test_appended_softmax_is_near_kerass(logits_bits, tmp_path):
     q, x = quantized(dense_net, 8, logits_bits=logits_bits)

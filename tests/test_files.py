@@ -1,6 +1,7 @@
 """Output files appear whole or not at all."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from faq_keras import files
-from faq_keras.files import PARTIAL_PREFIX, append_line, atomic_write, drop_torn_line
+from faq_keras.files import PARTIAL_PREFIX, append_line, atomic_write, drop_torn_line, make_folder
 
 
 def names(folder):
@@ -139,6 +140,27 @@ def test_a_read_only_folder_is_named(tmp_path):
         atomic_write(os.path.join(folder, "model.json")),
     ):
         pass
+
+
+@pytest.mark.parametrize("path", ["file", "file/a", "file/a/b"])
+def test_a_folder_that_cannot_be_made_names_the_file_in_its_place(tmp_path, path):
+    (tmp_path / "file").touch()
+    message = f"The folder {tmp_path / path} cannot be made: {tmp_path / 'file'} is a file. Name"
+    with pytest.raises(OSError, match=re.escape(message)):
+        make_folder(tmp_path / path)
+
+
+def test_a_folder_that_nobody_may_make(tmp_path):
+    if not os.path.isdir("/proc/self"):
+        pytest.skip("there is no /proc here")
+    with pytest.raises(OSError, match=r"/proc/a/b cannot be made: .*\. Name another folder"):
+        make_folder("/proc/a/b")
+
+
+def test_folders_are_made_with_those_around_them(tmp_path):
+    for _ in range(2):
+        make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
 
 
 def test_a_log_grows_line_by_line_and_loses_a_torn_one(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import faq_keras
-from faq_keras import policy
+from faq_keras import graph_roles, policy
 from faq_keras.graph_reader import read_graph
 from faq_keras.plan import PlanSettings, QuantPlan
 from faq_keras.policy import Policy
@@ -31,8 +31,8 @@ def plan_with(**arguments):
 
 def test_first_and_last_follow_the_graph(graph):
     # The shortcut's convolution stands last in Keras' list, but is neither.
-    assert policy.first_layers(graph) == {"conv2d"}
-    assert policy.last_layers(graph) == {"dense"}
+    assert graph_roles.first_layers(graph) == {"conv2d"}
+    assert graph_roles.last_layers(graph) == {"dense"}
 
 
 def test_a_network_may_have_several_first_layers():
@@ -40,11 +40,11 @@ def test_a_network_may_have_several_first_layers():
     a = layers.Conv2D(4, 1, name="a")(inputs)
     b = layers.Conv2D(4, 3, padding="same", name="b")(inputs)
     graph = read_graph(keras.Model(inputs, layers.Add()([a, b])))
-    assert policy.first_layers(graph) == policy.last_layers(graph) == {"a", "b"}
+    assert graph_roles.first_layers(graph) == graph_roles.last_layers(graph) == {"a", "b"}
 
 
 def test_the_last_relu_is_found_behind_the_pool(graph):
-    assert policy.last_activations(graph) == {"add_1", "global_average_pooling2d", "dense"}
+    assert graph_roles.last_activations(graph) == {"add_1", "global_average_pooling2d", "dense"}
 
 
 def test_percentiles_are_the_papers(graph):

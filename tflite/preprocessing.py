@@ -25,9 +25,12 @@ def preprocess(x: npt.ArrayLike, steps: Sequence[Mapping[str, Any]]) -> npt.NDAr
             per channel, `[height, 1, 1]` ... up to one per pixel and channel.
 
     Raises:
-        ValueError: If a step is of another kind.
+        ValueError: If a step is of another kind, or the values are no real numbers.
     """
-    values = np.asarray(x, np.float32)
+    given = np.asarray(x)
+    if given.dtype.kind == "c":
+        raise ValueError(f"It holds {given.dtype.name} values, not real numbers.")
+    values = np.asarray(given, np.float32)
     for step in steps:
         numbers = {key: np.float32(value) for key, value in step.items() if key != "op"}
         if step["op"] == "rescale":

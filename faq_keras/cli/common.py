@@ -67,8 +67,10 @@ def load_inputs(path: str, model: keras.Model) -> npt.NDArray[np.number]:
         names = ", ".join(arrays) or "none"
         raise ValueError(f"{path} holds the arrays {names}: name the model inputs 'x'.")
     x = arrays.get("x", next(iter(arrays.values())))
-    if not np.issubdtype(x.dtype, np.number) or not np.isfinite(x).all():
-        raise ValueError(f"{path} holds {x.dtype.name} values that are not all finite numbers.")
+    if x.dtype.kind not in "iuf" or not np.isfinite(x).all():
+        raise ValueError(
+            f"{path} holds {x.dtype.name} values that are not all finite real numbers."
+        )
     wanted = model.input_shape
     fits = x.ndim == len(wanted) and len(x) > 0 and x.shape[1:] == tuple(wanted[1:])
     if not fits:

@@ -14,6 +14,7 @@ from pathlib import Path
 from ml_collections.config_dict import ConfigDict
 
 from faq_keras.cli import common, experiments
+from faq_keras.cli.config_values import check_values
 from faq_keras.data.pipeline import Pipeline
 from faq_keras.rewrite.keras3 import plan_of
 from faq_keras.training import distribution
@@ -35,6 +36,7 @@ def show(config: ConfigDict, plot: str | None, devices: str = "none") -> None:
     Raises:
         ValueError: As the training itself would, before its first step.
     """
+    check_values(config)
     config = config.copy_and_resolve_references().unlock()
     data = _data(config)
     if devices != "none":

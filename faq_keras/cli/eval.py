@@ -20,6 +20,7 @@ from ml_collections.config_dict import ConfigDict
 
 from faq_keras.cli import common, experiments, networks
 from faq_keras.cli.config_flag import ConfigFlags
+from faq_keras.cli.config_values import check_values
 from faq_keras.converters.zoo import Preprocessing
 from faq_keras.data.pipeline import Pipeline
 from faq_keras.tflite import loader
@@ -46,6 +47,7 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"{path} is neither a .keras nor a .tflite file.")
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist.")
+    check_values(config)
     data = experiments.pipeline_of(config)
     predict = _keras(path, config, data) if path.endswith(".keras") else _tflite(path, config)
     top1, top5, total = _count(predict, data, path)

@@ -19,6 +19,7 @@ from ml_collections.config_dict import ConfigDict
 
 from faq_keras import recipe
 from faq_keras.cli import networks
+from faq_keras.cli.config_values import check_values
 from faq_keras.data.pipeline import Pipeline
 from faq_keras.data.preparation import CorruptImages
 from faq_keras.data.records import Shard, Source, indexed
@@ -132,8 +133,6 @@ def experiment_of(config: ConfigDict, data: Pipeline) -> Experiment:
         raise ValueError(
             f"config.learning_rate_per is 'epoch' or 'step', not {config.learning_rate_per!r}."
         )
-    if not 0 <= config.label_smoothing < 1:
-        raise ValueError(f"config.label_smoothing is not in [0, 1): {config.label_smoothing}.")
     return Experiment(
         network=lambda: network_of(config, data),
         data=data,
@@ -167,6 +166,7 @@ def trained(
         ValueError: Configuration, data, network or folder cannot be used; the training diverged.
         Interrupted: A signal asked to stop; the run can be resumed.
     """
+    check_values(config)
     keras.utils.set_random_seed(config.seed)
     crew = team()
     data = pipeline_of(config, shard=(crew.worker, crew.workers))
@@ -198,8 +198,6 @@ def _diagnostics(config: ConfigDict, folder: Path) -> list[keras.callbacks.Callb
 def _bits(config: ConfigDict) -> int | tuple[int, int] | None:
     if not config.bits:
         return None
-    if config.logits_bits not in (8, 16):
-        raise ValueError(f"config.logits_bits must be 16 or 8, received {config.logits_bits!r}.")
     weight_bits = check_bits(config.bits, "config.bits")
     if config.activation_bits is None:
         return weight_bits

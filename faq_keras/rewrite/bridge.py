@@ -25,8 +25,10 @@ import numpy as np
 import tf_keras
 
 from faq_keras.compat import is_tf_keras, keras_of
+from faq_keras.graph import activation_name
 from faq_keras.graph_reader import LAYER_KINDS
-from faq_keras.layers import QUANTIZED_LAYERS, QuantizedInput, QuantizedLayer
+from faq_keras.layers import QUANTIZED_LAYERS, QuantizedInput
+from faq_keras.quantized_layer import QuantizedLayer
 from faq_keras.rewrite.rebuild import LayerCopies, rebuild
 
 _CROSSING = frozenset(cls.__name__ for cls in LAYER_KINDS)
@@ -164,9 +166,15 @@ def twin_name(name: str) -> str:
 
 
 def _activation(layer: Any) -> str | None:
-    """The name of a layer's activation; None for a layer that has none by its kind."""
+    """What a layer's activation is called; None for a layer that has none by its kind."""
     function = getattr(layer, "activation", None)
-    return None if function is None else getattr(function, "__name__", type(function).__name__)
+    if function is None:
+        return None
+    name = activation_name(function, keras_of(layer))
+    return (
+        name
+        or f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
+    )
 
 
 def _argument(key: str, value: Any) -> Any:

@@ -26,8 +26,10 @@ from faq_keras.graph import (
     layer_calls,
     unused_name,
 )
-from faq_keras.layers import QUANTIZED_LAYERS, QuantizedInput, QuantizedLayer
+from faq_keras.layers import QUANTIZED_LAYERS, QuantizedInput
 from faq_keras.plan import QuantPlan
+from faq_keras.plan_fit import check_fits
+from faq_keras.quantized_layer import QuantizedLayer
 from faq_keras.rewrite.rebuild import LayerCopies, call_chain, input_like, rebuild
 
 
@@ -48,7 +50,7 @@ def quantize_model(
     Raises:
         ValueError: If the plan does not fit the graph.
     """
-    plan.check_fits({node.name: node.kind for node in graph.quantized_nodes})
+    check_fits(plan, graph)
     copies = LayerCopies()
     symbolic = {
         node.name: input_like(node.layers[0].output, node.name, keras)
@@ -61,8 +63,11 @@ def quantize_model(
             copies(layer) for layer in node.layers if not isinstance(layer, keras.layers.InputLayer)
         ]
         if node.name not in plan or node.name in left_float:
+            layers[0].name = node.name  # layers of several nested models may have one name
             return call_chain(layers, inputs)
         layer = quantized_layer(node, plan, layers)
+        if node.kind == "input":  # the model's InputLayer has the node's name already
+            layer.name = unused_name(f"{node.name}_quantized", {node.name for node in graph.nodes})
         return layer(inputs if node.kind in LIST_KINDS else inputs[0])
 
     values = evaluate(graph, symbolic, call)
@@ -84,12 +89,11 @@ def quantized_layer(
         plan: A plan with its entry and those of what it reads.
         layers: The float layers that it is to hold: the node's own, or copies of them.
     """
-    arguments: dict[str, Any] = {"name": node.name}
-    if node.kind == "input":
-        # The model's InputLayer has the node's name already.
-        arguments = {"name": f"{node.name}_quantized", "settings": plan.settings}
+    arguments = {"settings": plan.settings} if node.kind == "input" else {}
     quantized = QUANTIZED_LAYERS[keras]["custom" if node.is_custom else node.kind]
-    return quantized(plan[node.name], plan.input_specs(node.name), layers, **arguments)
+    return quantized(
+        plan[node.name], plan.input_specs(node.name), layers, name=node.name, **arguments
+    )
 
 
 def float_model(quantized: keras.Model) -> keras.Model:

@@ -27,8 +27,8 @@ import numpy.typing as npt
 
 from faq_keras.archives import read_arrays
 from faq_keras.files import atomic_write
-from faq_keras.layers import QuantizedLayer
 from faq_keras.plan import QuantPlan
+from faq_keras.quantized_layer import QuantizedLayer
 from faq_keras.rewrite.keras3 import plan_of
 from faq_keras.workers import team
 

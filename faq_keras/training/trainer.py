@@ -20,8 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from faq_keras.compat import keras_of
-from faq_keras.files import atomic_write
-from faq_keras.layers import QuantizedLayer
+from faq_keras.files import atomic_write, make_folder
+from faq_keras.quantized_layer import QuantizedLayer
 from faq_keras.rewrite.keras3 import plan_of, record_recipe
 from faq_keras.training.callbacks import MetricsLog, NaNAlarm
 from faq_keras.training.distribution import synchronize
@@ -129,7 +129,7 @@ def _verbosity(verbose: str | int) -> str | int:
 def _logs(model: Any, folder: Path | None) -> list[Any]:
     if folder is None:
         return []
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     events = keras_of(model).callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False)
     return [MetricsLog(folder / "metrics.jsonl"), events]
 

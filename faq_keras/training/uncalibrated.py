@@ -17,8 +17,9 @@ import keras
 
 from faq_keras.calibration import Range, calibrate
 from faq_keras.graph_reader import read_graph
+from faq_keras.graph_roles import is_logits
 from faq_keras.plan import PlanSettings, QuantPlan
-from faq_keras.policy import Policy, is_logits, layer_bits, make_plan, percentiles
+from faq_keras.policy import Policy, layer_bits, make_plan, percentiles
 
 _LINEAR_BITS = 8  # of tensors without ReLU, such as the branches of an addition
 # Ours: the paper's logits have 32 bits, and 16 of them reach to 64 in steps of 1/512.

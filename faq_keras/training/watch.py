@@ -24,8 +24,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from faq_keras.graph import layer_calls
-from faq_keras.layers import QuantizedKernelLayer, QuantizedLayer
+from faq_keras.layers import QuantizedKernelLayer
 from faq_keras.plan import TensorSpec
+from faq_keras.quantized_layer import QuantizedLayer
 
 _MOST_VALUES = 2**24  # of all layers' outputs together: what one look may cost
 

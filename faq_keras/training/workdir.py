@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from faq_keras.files import atomic_write
+from faq_keras.files import atomic_write, make_folder
 
 CONFIG, LOCK, RESULT = "config.json", "lock", "result.json"
 # What may change between start and resume: it has no influence on the numbers.
@@ -41,7 +41,7 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
         OSError: The folder cannot be made or written.
     """
     path = Path(folder) / LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("a+", encoding="utf-8") as file:
         _acquire(file, path)
         _replace(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")

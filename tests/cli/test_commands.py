@@ -87,7 +87,28 @@ def test_unpack_writes_the_int8_twin(faq, files, tmp_path):
     unpacked, packed = load(target), load(files["int4"])
     x = packed.random_inputs(4)
     assert (unpacked.run_int8(x) == packed.run_int8(x)).all()
-    assert target.stat().st_size > Path(files["int4"]).stat().st_size
+    before, after = Path(files["int4"]).stat().st_size, target.stat().st_size
+    assert before < after
+    assert f"{after:,} bytes (packed: {before:,})" in outcome.out
+    assert "model card" not in outcome.out
+
+
+def test_unpack_in_place_tells_both_sizes_and_that_the_card_is_of_the_packed_file(
+    faq, files, tmp_path
+):
+    target = tmp_path / "m.tflite"
+    assert faq("export", files["model"], f"--output={target}", "--weights=int4").status == 0
+    before = target.stat().st_size
+    outcome = faq("unpack", target, target)
+    assert outcome.status == 0
+    assert f"{target.stat().st_size:,} bytes (packed: {before:,})" in outcome.out
+    assert f"card {tmp_path / 'm.model_card.json'} describes another file" in outcome.out
+
+
+@pytest.mark.parametrize("card", ["", "[]", "{}", '{"sha256": 3}'])
+def test_unpack_beside_a_damaged_card(faq, files, tmp_path, card):
+    (tmp_path / "m.model_card.json").write_text(card)
+    assert "describes another file" in faq("unpack", files["int4"], tmp_path / "m.tflite").out
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_an_unknown_command_gets_a_hint(faq):
         (("export", "m.keras", "--output=m.tflite", "--weights=int3"), "<int8|int4>"),
         (("verify", "m.keras", "m.tflite", "--num_threads=0"), "num_threads"),
         (("quickstart", "--bits=9"), "bits"),
-        (("quickstart", "--dataset=imagenet"), "<auto|mnist5k|fashion_mnist>"),
+        (("quickstart", "--dataset=imagenet"), "<auto|mnist5k|fashion_mnist|cifar10>"),
     ],
 )
 def test_a_wrong_flag_points_to_the_help(refused, arguments, message):
@@ -59,6 +59,8 @@ def test_a_wrong_number_of_arguments(refused, arguments):
         (("export", "{model}"), "--output is missing"),
         (("export", "{model}", "--output=m.h5"), "does not end in .tflite or .onnx"),
         (("export", "{model}", "--output=m.onnx", "--weights=int4"), "apply to .tflite files only"),
+        (("unpack", "{int4}", "m.keras"), "m.keras does not end in .tflite"),
+        (("unpack", "{int4}", "m"), "m does not end in .tflite"),
         (("verify", "{model}", "{int8}"), "--data is missing"),
     ],
 )
@@ -191,10 +193,11 @@ def test_a_data_file_of_pickles_is_refused(refused, files, tmp_path):
         (images(4, (8, 8, 1)), "(4, 8, 8, 1); the model 'tiny_resnet' takes (None, 8, 8, 3)"),
         (images(1)[0], "(8, 8, 3); the model 'tiny_resnet' takes (None, 8, 8, 3)"),
         (images(0), "(0, 8, 8, 3); the model 'tiny_resnet' takes (None, 8, 8, 3)"),
-        (np.full((2, 8, 8, 3), "a"), "not all finite numbers"),
-        (np.full((2, 8, 8, 3), np.nan, np.float32), "not all finite numbers"),
+        (np.full((2, 8, 8, 3), "a"), "not all finite real numbers"),
+        (np.full((2, 8, 8, 3), np.nan, np.float32), "not all finite real numbers"),
+        (np.full((2, 8, 8, 3), 1j), "complex128 values that are not all finite real numbers"),
     ],
-    ids=["size", "channels", "no batch", "empty", "text", "NaN"],
+    ids=["size", "channels", "no batch", "empty", "text", "NaN", "complex"],
 )
 def test_inputs_that_do_not_fit_the_model(refused, files, tmp_path, x, message):
     path = tmp_path / "wrong.npz"
@@ -265,11 +268,32 @@ def test_the_output_folder_takes_no_files(refused, files):
     assert "Cannot write '/proc/m.tflite'" in error
 
 
+@pytest.mark.parametrize("command", [("train", "--config=smoke"), ("quickstart",)])
+def test_the_workdir_is_a_file(faq, tmp_path, command):
+    (tmp_path / "file").touch()
+    outcome = faq(*command, f"--workdir={tmp_path / 'file'}")
+    assert outcome.status == 1
+    message = f"The folder {tmp_path}/file cannot be made: {tmp_path}/file is a file. Name another"
+    assert message in outcome.err
+
+
 def test_a_failed_export_leaves_the_old_file_alone(refused, files, tmp_path):
     target = tmp_path / "m.tflite"
     target.write_bytes(b"old")
     refused("export", files["float"], f"--output={target}")
     assert target.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("text", ["Unable to allocate 2.73 TiB.", ""])
+def test_too_little_memory_is_one_sentence(refused, files, monkeypatch, text):
+    def fails(model):
+        raise MemoryError(*([text] if text else []))
+
+    monkeypatch.setattr("faq_keras.cli.inspect.lower", fails)
+    reason = text.rstrip(".") or "out of memory"
+    assert f"needs more memory than there is here ({reason})." in refused("inspect", files["model"])
+    with pytest.raises(MemoryError):
+        dispatch(["inspect", files["model"], "--debug"])
 
 
 @pytest.mark.parametrize(

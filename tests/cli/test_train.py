@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from ml_collections.config_dict import ConfigDict
 
 import faq_keras
 from faq_keras.cli.config_flag import installed
+from faq_keras.configs import base
 from tests.training import runs
 
 # A configuration of a user's own: the striped images as an ImageFolder would be too slow to write.
@@ -104,7 +106,7 @@ def test_a_dry_run_shows_everything_and_writes_only_its_picture(faq, config, tmp
         (("--config=smoke", "--config.data.sise=3"), "Did you mean data.size?"),
         (("--config=smoke", "--config.bits=x"), "--config.bits=x"),
         (("--config=smoke", "--workdir={w}", "--config.recipe=w4a5"), "No recipe is called"),
-        (("--config=smoke", "--workdir={w}", "--config.bits=9"), "from 2 to 8, received 9"),
+        (("--config=smoke", "--workdir={w}", "--config.bits=9"), "bits is 9, but has to be 0 or"),
         (("--config=smoke", "--workdir={w}", "--config.batch_size=9999"), "fewer than one batch"),
         (("--config=smoke", "--workdir={w}", "--config.model=resnet"), "Unknown model 'resnet'"),
         (("--config=smoke", "--workdir={w}", "--config.weights=w.h5"), "w.h5 does not exist"),
@@ -125,6 +127,90 @@ def test_mistakes_are_one_sentence_and_leave_no_run(faq, tmp_path, arguments, me
     assert message in outcome.err
     assert "Traceback" not in outcome.err
     assert not (workdir / "config.json").exists(), "the corrected command has to be able to begin"
+
+
+#: A value out of its range for every field that is a number.
+OUT_OF_RANGE = {
+    "bits": 9,
+    "activation_bits": 1,
+    "logits_bits": 12,
+    "percentile": 200.0,
+    "calibration_batches": -1,
+    "policy.first_last_bits": 16,
+    "epochs": 0,
+    "batch_size": 0,
+    "learning_rate": -0.1,
+    "final_learning_rate": 0.0,
+    "weight_decay": -1e-4,
+    "virtual_batches": 0,
+    "label_smoothing": 1.5,
+    "pretraining.epochs": -1,
+    "pretraining.learning_rate": "nan",
+    "pretraining.final_learning_rate": "inf",
+    "data.size": 0,
+    "data.channels": 0,
+    "data.classes": 0,
+    "data.images": "(0,500)",
+    "data.mean": "(0.0,0.0)",
+    "data.std": "(0.0,)",
+    "expected_float_accuracy": 70.0,
+    "seed": -1,
+    "checkpoint_steps": -3,
+    "gradient_noise_steps": -3,
+}
+
+
+def numbers(fields, prefix=""):
+    """Names of the fields that hold numbers, or would if they had a value."""
+    for name in fields:
+        value, kind = fields[name], fields.get_type(name)
+        if isinstance(value, ConfigDict):
+            yield from numbers(value, f"{prefix}{name}.")
+        elif kind in (int, float) or (value and kind is tuple):
+            yield prefix + name
+
+
+def test_every_number_of_a_configuration_has_a_range():
+    assert set(numbers(base.config())) == set(OUT_OF_RANGE)
+
+
+@pytest.mark.parametrize("field", OUT_OF_RANGE)
+@pytest.mark.parametrize("command", ["train", "train --dry_run", "eval"])
+def test_a_number_out_of_range_is_refused_before_anything_is_done(
+    refused, tmp_path, field, command
+):
+    workdir = tmp_path / "run"
+    flags = {"train": [f"--workdir={workdir}"], "train --dry_run": ["--dry_run"]}
+    (tmp_path / "m.keras").touch()
+    given = flags.get(command, [tmp_path / "m.keras"])
+    value = OUT_OF_RANGE[field]
+    name = command.split()[0]
+    error = refused(name, "--config=smoke", f"--config.{field}={value}", *given)
+    assert f"config.{field}" in error
+    assert error.count("\n") == 1
+    assert not workdir.exists()
+
+
+def test_all_numbers_out_of_range_are_named_at_once(refused, tmp_path):
+    wrong = "--config.percentile=200.0", "--config.virtual_batches=0"
+    error = refused("train", "--config=smoke", f"--workdir={tmp_path / 'run'}", *wrong)
+    assert "config.percentile is 200.0, but has to lie in [50, 100]; config.virt" in error
+
+
+@pytest.mark.parametrize(
+    ("normalization", "message"),
+    [
+        (("--config.data.std=(0.0,)",), "divides by std (0.0,): every value has to be above 0"),
+        (("--config.data.std=(-1.0,)",), "divides by std (-1.0,)"),
+        (("--config.data.std=()",), "divides by std ()"),
+        (("--config.data.mean=(0.0,0.0)",), "mean (0.0, 0.0) has 2 numbers for images of 1 chan"),
+        (("--config.data.mean=('a',)",), "needs finite numbers"),
+    ],
+)
+def test_a_normalization_that_cannot_be(refused, tmp_path, normalization, message):
+    assert message in refused(
+        "train", "--config=smoke", f"--workdir={tmp_path / 'run'}", *normalization
+    )
 
 
 @pytest.mark.parametrize(

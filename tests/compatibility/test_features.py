@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import faq_keras
 from tests import networks
-from tests.compatibility.libraries import quantized
+from tests.compatibility.libraries import quantized, small_net
 
 X, Y = networks.images(32), np.arange(32) % 3
 
@@ -157,6 +157,21 @@ def test_layers_that_are_not_trainable(library, q):
     assert np.array_equal(q.get_layer("conv").kernel, frozen)
     assert not np.array_equal(q.get_layer("head").kernel, head)
     assert not np.array_equal(q.get_layer("conv").batch_norm_layer.gamma, gamma)
+
+
+def test_frozen_layers_learn_again(library, plan):
+    model = small_net(library)
+    for layer in model.layers:
+        layer.trainable = layer.name == "head"
+    q = faq_keras.apply(model, plan=plan)
+    assert [layer.name for layer in q.layers if layer.trainable and layer.weights] == ["head"]
+    assert len(q.trainable_weights) == 2
+    for layer in q.layers:
+        layer.trainable = True
+    assert len(q.trainable_weights) == len(quantized(library, plan).trainable_weights)
+    kernel = np.array(q.get_layer("conv").kernel)
+    compiled(library, q).fit(X, Y, epochs=1, verbose=0)
+    assert not np.array_equal(q.get_layer("conv").kernel, kernel)
 
 
 def test_class_weights(library, q, plan):

@@ -30,6 +30,7 @@ def test_nested_models_with_equal_names_inside(library, tmp_path):
         image = library.Input((8, 8, 4))
         x = layers.Conv2D(4, 3, padding="same", use_bias=False, name="conv")(image)
         x = layers.ReLU(name="relu")(layers.BatchNormalization(name="bn")(x))
+        x = layers.Dropout(0.1, name="drop")(layers.MaxPooling2D(2, 1, name="pool")(x))
         body = library.Model(image, x, name="body")
         return library.Model(image, body(image), name=name)
 
@@ -51,6 +52,9 @@ def test_nested_models_with_equal_names_inside(library, tmp_path):
     np.testing.assert_allclose(
         f.predict(images, verbose=0), model.predict(images, verbose=0), rtol=1e-5, atol=1e-6
     )
+    again = faq_keras.apply(f, plan=faq_keras.plan_of(q))
+    assert names_of(again) == names_of(q)
+    np.testing.assert_array_equal(again.predict(images, verbose=0), q.predict(images, verbose=0))
 
 
 def names_of(model):

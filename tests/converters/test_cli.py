@@ -40,6 +40,17 @@ def module():
     return randomised(load_module("resnet20_cifar10"), seed=5)
 
 
+def test_a_file_that_onnxruntime_does_not_run_is_one_sentence(tmp_path):
+    """onnxruntime infers 4 x 4 behind this pooling and misses weights; all others know of 3 x 3."""
+    pool = torch.nn.MaxPool2d(2, 3, 1, ceil_mode=True)
+    layers = torch.nn.ReLU(), pool, torch.nn.Flatten(), torch.nn.Linear(36, 3)
+    torch_to_onnx(torch.nn.Sequential(*layers), tmp_path / "m.onnx", (7, 7, 4))
+    status, text, complaints = faq(tmp_path, "convert", "m.onnx", "--output=m.keras")
+    assert (status, text) == (1, "")
+    assert "onnxruntime does not run m.onnx, so that there is nothing to compare" in complaints[0]
+    assert not (tmp_path / "m.keras").exists()
+
+
 def test_checkpoint_with_preprocessing_as_a_layer(module, tmp_path):
     torch.save({"net": module.state_dict()}, tmp_path / "r20.pth")
     status, text, complaints = faq(

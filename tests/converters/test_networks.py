@@ -101,6 +101,36 @@ def test_newer_exporter_without_folding(name, opset, tmp_path, assert_equal_to_o
     assert_plain_trainable_layers(model, module)
 
 
+class Ceiled(torch.nn.Module):
+    """Ends in a pooling whose size onnx's shape inference gets wrong."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, 2, bias=False)
+        self.bn = torch.nn.BatchNorm2d(4)
+        self.pool = torch.nn.MaxPool2d(2, 3, 1, ceil_mode=True)
+        self.fc = torch.nn.Linear(36, classes) if classes else torch.nn.Identity()
+
+    def forward(self, x):
+        x = self.pool(torch.relu(self.bn(self.conv(x))))
+        return self.fc(x.flatten(1))
+
+
+@pytest.mark.parametrize(("classes", "witnesses"), [(0, {"torch", "onnxruntime"}), (5, {"torch"})])
+def test_a_pool_whose_size_onnx_infers_wrongly_equals_torch(classes, witnesses):
+    """Behind a Gemm of the right size onnxruntime, which infers alike, refuses the file."""
+    model, report = from_torch(randomised(Ceiled(classes), seed=2), input_shape=(15, 15, 3))
+    assert model.output_shape == (None, classes or 36)
+    assert set(report.agreements) == witnesses
+
+
+def test_a_network_that_torch_cannot_export_is_one_sentence(capfd):
+    layers = torch.nn.Conv2d(3, 8, 3), torch.nn.AdaptiveAvgPool2d(3), torch.nn.Flatten()
+    with pytest.raises(ConversionError, match=r"PyTorch cannot export Sequential .* 16 x 16 x 3"):
+        from_torch(torch.nn.Sequential(*layers), input_shape=(16, 16, 3))
+    assert capfd.readouterr().out == ""
+
+
 def test_newer_exporter_folds_and_is_refused(tmp_path, assert_equal_to_onnxruntime):
     pytest.importorskip("onnxscript", reason="torch's newer exporter needs onnxscript")
     module = randomised(load_module("resnet20_cifar10"))

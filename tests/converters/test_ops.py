@@ -72,31 +72,6 @@ def test_batch_norm_of_a_flattened_image(write_onnx, assert_equal_to_onnxruntime
     assert_equal_to_onnxruntime(write_onnx(nodes, {**weights, "m": weight(360, 5)}, output_rank=2))
 
 
-@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
-@pytest.mark.parametrize(
-    "attributes",
-    [
-        {"kernel_shape": [2, 2], "strides": [2, 2]},
-        {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
-        {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1]},
-        {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 0, 0]},
-        {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
-        {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1},
-        {"kernel_shape": [5, 5], "strides": [3, 3], "pads": [2, 2, 2, 2]},
-        {"kernel_shape": [1, 1]},
-    ],
-)
-@pytest.mark.parametrize("after_relu", [True, False])
-def test_pool(write_onnx, assert_equal_to_onnxruntime, op, attributes, after_relu):
-    nodes = [node("Relu", outputs=["r"]), node(op, ["r" if after_relu else "x"], **attributes)]
-    assert_equal_to_onnxruntime(write_onnx(nodes))
-
-
-def test_average_pool_that_counts_the_padding(write_onnx, assert_equal_to_onnxruntime):
-    pool = node("AveragePool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], count_include_pad=1)
-    assert_equal_to_onnxruntime(write_onnx([pool]))
-
-
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("keep", [0, 1])
 def test_mean_over_height_and_width(write_onnx, assert_equal_to_onnxruntime, opset, keep):

@@ -4,7 +4,6 @@ import importlib.util
 import io
 import itertools
 import pathlib
-import pickle
 import shutil
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tests.material import cifar10_images
+from tests.material import CIFAR10_NAMES, cifar10_images, write_cifar10
 
 
 @pytest.fixture(scope="session")
@@ -106,21 +105,10 @@ def cifar10_parts(data_dir):
     return [(x[n : n + 8].astype(np.uint8), y[n : n + 8]) for n in range(0, 48, 8)]
 
 
-CIFAR10_NAMES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
-
-
 @pytest.fixture
 def cifar10_python(cifar10_parts, tmp_path):
     """A folder with a small cifar-10-batches-py, as `prepare.py` writes it."""
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    for name, (x, y) in zip(CIFAR10_NAMES, cifar10_parts, strict=True):
-        data = x.transpose(0, 3, 1, 2).reshape(len(x), -1)
-        batch = {b"data": data, b"labels": [int(label) for label in y]}
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=4))
-    names = [f"class {number}".encode() for number in range(10)]
-    (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": names}, protocol=4))
-    return tmp_path
+    return write_cifar10(tmp_path, cifar10_parts)
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import pytest
 
 from faq_keras.data import cifar10
 from faq_keras.data.sources import load_source
-from tests.data.conftest import CIFAR10_NAMES
-from tests.material import cifar10_images
+from tests.material import CIFAR10_NAMES, cifar10_images
 
 
 @pytest.mark.parametrize("kind", ["cifar10_python", "cifar10_binary"])

@@ -158,6 +158,20 @@ def test_a_folder_of_fewer_images_is_fine(folder):
     assert data.x_train.shape == data.x_test.shape == (20, 28, 28, 1)
 
 
+def test_cifar10_from_a_folder(cifar10_python, cifar10_parts):
+    data = datasets.load("cifar10", str(cifar10_python))
+    images, labels = cifar10_parts[5]
+    assert data.x_train.shape == (40, 32, 32, 3)
+    assert (data.x_test == (images / 255).astype(np.float32)).all()
+    assert (data.y_test == labels).all()
+    assert (data.name, data.classes) == ("cifar10", 10)
+
+
+def test_cifar10_needs_its_folder():
+    with pytest.raises(ValueError, match=r"folder that holds cifar-10-batches-py .*--data_dir"):
+        datasets.load("cifar10")
+
+
 def test_an_unknown_name_lists_what_there_is():
     with pytest.raises(ValueError, match=r"'cifar100'.*auto, mnist5k, fashion_mnist"):
         datasets.load("cifar100")

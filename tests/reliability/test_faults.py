@@ -123,7 +123,8 @@ IMAGES = {
     "Inf": (np.full((4, *SHAPE), np.inf), "contains NaN or infinite values"),
     "too large for float32": (np.full((4, *SHAPE), 1e39), "contains NaN or infinite values"),
     "none": (np.zeros((0, *SHAPE)), "is empty"),
-    "text": (np.full((4, *SHAPE), "x"), "not numbers"),
+    "text": (np.full((4, *SHAPE), "x"), "not real numbers"),
+    "complex": (np.full((4, *SHAPE), 1j), "complex128 values, not real numbers"),
 }
 
 

@@ -7,6 +7,7 @@ files have theirs in `tests/converters` and `tests/data`.
 import io
 import json
 import pickle
+import tracemalloc
 import zipfile
 
 import keras
@@ -15,6 +16,7 @@ import pytest
 
 import faq_keras
 from faq_keras.cli import common, networks
+from faq_keras.integer.lowering import lower
 from faq_keras.plan import QuantPlan
 from faq_keras.training import checkpoints
 from tests import networks as test_networks
@@ -116,6 +118,27 @@ def test_members_that_point_out_are_refused(saved, tmp_path):
     path = crafted(tmp_path / "m.keras", saved, **{"../escaped": b"x"})
     with pytest.raises(ValueError, match=r"'\.\./escaped' points out of it"):
         common.load_model(path)
+
+
+@pytest.mark.parametrize("edge", [20_000, 1_000_000])
+def test_an_absurd_size_in_a_model_is_refused_and_takes_no_memory(tmp_path, edge):
+    inputs = keras.Input((4, 4, 2), name="image")
+    x = layers.GlobalAveragePooling2D()(test_networks.conv_bn_relu(inputs, 3))
+    model = test_networks.randomize(keras.Model(inputs, layers.Dense(2)(x)))
+    q = faq_keras.apply(model, 4, calibration_data=test_networks.images(8, (4, 4, 2)))
+    q.save(tmp_path / "q.keras")
+    with zipfile.ZipFile(tmp_path / "q.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(members["config.json"])
+    (source,) = find(config, "InputLayer")
+    source["config"]["batch_shape"] = [None, edge, edge, 2]
+    path = crafted(tmp_path / "m.keras", members, **{"config.json": json.dumps(config)})
+    loaded = common.load_model(path)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="could overflow its 32-bit accumulator"):
+        lower(loaded)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
 def test_a_bomb_in_a_model_is_refused(saved, tmp_path):

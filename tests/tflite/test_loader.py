@@ -110,6 +110,8 @@ def test_floats_that_are_no_numbers_are_refused(files):
     x[0, 3, 2, 1] = np.nan
     with pytest.raises(ValueError, match="must be numbers without NaN"):
         runner(x)
+    with pytest.raises(ValueError, match="complex128 values, not real numbers"):
+        runner(np.zeros((1, 16, 16, 3), complex))
     with pytest.raises(ValueError, match=r"received int8 \[1, 16, 16\]"):
         runner(np.zeros((1, 16, 16)))
     x[0, 3, 2, 1] = np.inf
