@@ -179,8 +179,10 @@ def _activation(layer: Any) -> str | None:
 
 def _argument(key: str, value: Any) -> Any:
     """An argument of a layer for the other Keras."""
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        return value.item()  # tf_keras gives ReLU's limit like this
+    if isinstance(value, np.ndarray):
+        return value.tolist()  # tf_keras gives ReLU's limit like this
+    if isinstance(value, dict) and value.get("class_name") == "__numpy__":
+        return value["config"]["value"]  # and Keras 3 a Rescaling's numbers like this
     if value is None or not key.endswith(_CARRIED):
         return value
     if value.get("registered_name") == keras.saving.get_registered_name(Carried):

@@ -39,6 +39,11 @@ LAYERS = {
         lambda la: adapted(la, axis=(1, 2, 3), invert=True), "rescale", (8, 8, 3)
     ),
     "rescaled per channel": (lambda la: la.Rescaling([2.0, 0.5, 1.0], -0.25), "rescale", (3,)),
+    "rescaled by an array": (
+        lambda la: la.Rescaling(np.array([2.0, 0.5, 1.0]), np.array([0.0, 1.0, -0.5])),
+        "rescale",
+        (3,),
+    ),
     "rescaled per pixel": (lambda la: la.Rescaling(PLANE, -0.25), "rescale", (8, 8, 1)),
 }  # fmt: skip
 
