@@ -78,7 +78,11 @@ def _of_output(entry: LayerPlan, node: Node, sources: list[TensorSpec]) -> Itera
         return
     keeps_sign = node.kind == "global_pool" and node.activation is None
     signed = sources[0].signed if keeps_sign else node.activation is None
-    limit = relu6_limit(spec.bits, spec.exponent) if node.activation == "relu6" else None
+    try:
+        limit = relu6_limit(spec.bits, spec.exponent) if node.activation == "relu6" else None
+    except ValueError as error:
+        yield f"cannot have its exponent: {str(error).rstrip('.')}"
+        return
     if spec.signed != signed:
         yield f"is {_sign(spec.signed)} in the plan and {_sign(signed)} in the model"
     elif spec.limit != limit:

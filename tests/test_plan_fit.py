@@ -87,6 +87,14 @@ def test_an_edited_plan_is_refused(layer, change, said):
     assert said in str(error.value)
 
 
+def test_a_relu6_on_steps_that_leave_it_nothing_is_refused_by_name():
+    data = json.loads(plan_of(activation="relu6").to_json())
+    data["layers"][1]["output"] |= {"exponent": 4, "limit": None}
+    plan = QuantPlan.from_json(json.dumps(data))
+    with pytest.raises(ValueError, match=r"does not fit the model: 'conv0' .*on the grid of steps"):
+        faq_keras.apply(network(activation="relu6"), plan=plan)
+
+
 @pytest.mark.parametrize("part", ["kernel", "multiplier"])
 @pytest.mark.parametrize("value", [[], 0, "", {}])
 def test_parts_that_are_no_specifications_are_no_plan(part, value):
