@@ -75,8 +75,13 @@ class ConversionReport:
         """Raises unless the converted network equals the original.
 
         Raises:
-            ConversionError: Which runtime differs and by how much.
+            ConversionError: Which runtime differs and by how much; or there was none.
         """
+        if not self.agreements:
+            raise ConversionError(
+                f"The converted {self.network!r} was compared with nothing: it needs a runtime of "
+                "its original, such as onnxruntime (pip install 'faq_keras[torch]')."
+            )
         bad = [
             f"{runtime}: {_line(agreement)}"
             for runtime, agreement in self.agreements.items()
@@ -116,9 +121,11 @@ def agreement(expected: Outputs, got: Outputs) -> Agreement:
     """Compares the outputs [images, ...] of the original and of the converted network.
 
     Raises:
-        ConversionError: They differ in number or shape.
+        ConversionError: They differ in number or shape, or there is nothing in them.
     """
     shapes = [[output.shape for output in outputs] for outputs in (expected, got)]
+    if not any(output.size for output in expected):
+        raise ConversionError(f"There is nothing to compare: outputs of the shapes {shapes[0]}.")
     if shapes[0] != shapes[1]:
         raise ConversionError(f"The original returns shapes {shapes[0]}, Keras {shapes[1]}.")
     errors, same = [], np.ones(len(expected[0]), bool)
@@ -163,7 +170,13 @@ def _versions(originals: Mapping[str, Runner]) -> dict[str, str]:
 
 
 def in_batches(run: Runner, images: np.ndarray) -> Outputs:
-    """Runs a network on images, a few at a time, so that memory stays small."""
+    """Runs a network on images, a few at a time, so that memory stays small.
+
+    Raises:
+        ConversionError: There is no image.
+    """
+    if not len(images):
+        raise ConversionError("There is nothing to compare: no image was given.")
     return _joined([run(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)])
 
 
