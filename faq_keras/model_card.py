@@ -40,7 +40,9 @@ def write(
     """
     card = _facts(path, program, audit, parity, metrics) | {"sha256": sha256}
     for suffix, text in ((".json", json.dumps(card, indent=1)), (".md", _markdown(card))):
-        with atomic_write(path.with_suffix(f".model_card{suffix}")) as temporary:
+        with atomic_write(
+            path.with_suffix(f".model_card{suffix}"), within=path.parent
+        ) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
 

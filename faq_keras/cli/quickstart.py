@@ -26,7 +26,7 @@ from absl import flags
 import faq_keras
 from faq_keras.cli import common
 from faq_keras.data import datasets
-from faq_keras.files import atomic_write, make_folder
+from faq_keras.files import atomic_write, make_folder, refuse_links
 from faq_keras.tflite.benchmark import benchmark
 from faq_keras.training.recipes import Recipe
 from faq_keras.training.schedules import Exponential
@@ -79,6 +79,7 @@ def main(arguments: list[str]) -> int:
     common.positional(arguments)
     keras.utils.set_random_seed(_SEED.value)
     workdir = Path(_WORKDIR.value)
+    refuse_links(workdir)
     make_folder(workdir)
     data = datasets.load(_DATASET.value, _DATA_DIR.value)
     print(
@@ -132,7 +133,7 @@ def _pretrained(data: datasets.Dataset, workdir: Path) -> keras.Model:
     faq_keras.fine_tune(
         model, (data.x_train, data.y_train), recipe, validation_data=(data.x_test, data.y_test)
     )
-    with atomic_write(path) as temporary:
+    with atomic_write(path, within=workdir) as temporary:
         model.save(temporary)
     return model
 
@@ -252,5 +253,5 @@ def _draw(results: list[Result], control: float, data: datasets.Dataset, path: P
     right.bar_label(bars, labels=[f"{result.milliseconds:.3f} ms" for result in files])
     right.set_title("File size (KiB), time per image on 1 thread")
     right.margins(y=0.15)
-    with atomic_write(path) as temporary:
+    with atomic_write(path, within=path.parent) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

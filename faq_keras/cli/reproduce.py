@@ -26,6 +26,7 @@ from absl import flags
 from ml_collections.config_dict import ConfigDict
 
 from faq_keras.cli import common, experiments
+from faq_keras.files import refuse_links
 from faq_keras.report.pages import write
 from faq_keras.reproduction.experiments import FULL, PLANS, Row
 from faq_keras.reproduction.results import results
@@ -51,6 +52,7 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"There is no {name!r} to reproduce; there are {', '.join(PLANS)}.")
     if not _WORKDIR.value:
         raise ValueError("--workdir is missing: name the folder of runs and results.")
+    refuse_links(_WORKDIR.value)
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     rows = PLANS[name](_SCALE.value)
     folder = Path(_WORKDIR.value) / _SCALE.value

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from faq_keras import deployment
 from faq_keras.diagnostics import activation_statistics, weight_similarity
-from faq_keras.files import atomic_write
+from faq_keras.files import LinkError, atomic_write, refuse_link
 from faq_keras.tflite import inspect
 from faq_keras.tflite.benchmark import benchmark
 from faq_keras.training.experiment import MODEL, START
@@ -102,6 +102,8 @@ class Measurements:
     def _deployment(self) -> dict[str, Any]:
         model = _model(self.folder / MODEL)
         path = self.folder / FOLDER / FILE
+        if path.is_symlink():
+            path.unlink()
         deployment.export_tflite(model, path, verify=None)
         try:
             x, labels = self.images(self.count)
@@ -138,9 +140,13 @@ class Measurements:
         if not self.measure:
             raise NotMeasuredError("It was not measured, and this report was told not to measure.")
         logging.getLogger(__name__).info("%s: measuring %s.", self.folder, name.replace("_", " "))
+        try:
+            refuse_link(path.parent)
+        except LinkError as error:
+            raise NotMeasuredError(str(error)) from error
         path.parent.mkdir(exist_ok=True)
         new = {"of": hashes, "settings": dict(settings), "data": dict(compute())}
-        with atomic_write(path) as partial:
+        with atomic_write(path, within=self.folder) as partial:
             partial.write_text(json.dumps(new, allow_nan=False) + "\n", encoding="utf-8")
         return new["data"]
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from faq_keras.report import diagnoses, sections
 from faq_keras.report.document import Document, Section
 from faq_keras.report.measurements import RUNTIMES, Images, Measurements
-from faq_keras.report.runs import Run, runs_in
+from faq_keras.report.runs import Run, left_out, runs_in
 from faq_keras.tflite.runtimes import names_of
 
 
@@ -47,7 +47,7 @@ def run_report(
         for run in runs
     ]
     parts = [
-        sections.accuracy(runs),
+        sections.accuracy(runs, left_out(workdir)),
         sections.curves(runs),
         diagnoses.noise(runs),
         diagnoses.similarity(pairs),

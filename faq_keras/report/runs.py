@@ -82,10 +82,21 @@ def runs_in(workdir: str | os.PathLike[str]) -> list[Run]:
     found = _folders(folder, _DEPTH)
     if not found:
         raise ValueError(
-            f"There is no training run in {folder} or below it: none of these folders has a "
+            f"{' '.join([*left_out(folder), ''])}There is no training run in {folder} or "
+            "below it: none of these folders has a "
             f"{' or a '.join(_MARKS)}. Name the --workdir of `faq train`."
         )
     return [read_run(path, str(path.relative_to(folder)), folder) for path in found]
+
+
+def left_out(workdir: str | os.PathLike[str]) -> list[str]:
+    """A sentence for each folder that is a link: what is measured would be written beyond it."""
+    links: list[Path] = []
+    _folders(Path(workdir), _DEPTH, links)
+    return [
+        f"{path} is a link to another folder and was left out: report on that one by itself."
+        for path in links
+    ]
 
 
 def read_run(folder: Path, name: str = ".", base: Path | None = None) -> Run:
@@ -112,13 +123,17 @@ def number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _folders(folder: Path, depth: int) -> list[Path]:
+def _folders(folder: Path, depth: int, links: list[Path] | None = None) -> list[Path]:
+    """Folders of runs; those that are links are not entered, but added to `links`."""
     if any((folder / mark).is_file() for mark in _MARKS):
         return [folder]
     if not depth:
         return []
     below = sorted(path for path in folder.iterdir() if path.is_dir())
-    return [found for path in below for found in _folders(path, depth - 1)]
+    if links is not None:
+        links += [path for path in below if path.is_symlink()]
+    own = [path for path in below if not path.is_symlink()]
+    return [found for path in own for found in _folders(path, depth - 1, links)]
 
 
 def _text(path: Path, problems: list[str]) -> str | None:

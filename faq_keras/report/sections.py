@@ -24,10 +24,16 @@ _PACKAGES = ("faq_keras", "tensorflow", "keras", "numpy", "ai-edge-litert")
 _STAGES = {"float": "float", "quantized": "before training", "trained": "trained"}
 
 
-def accuracy(runs: Sequence[Run]) -> Section:
-    """Accuracies of each run: float, right after quantization, after training."""
+def accuracy(runs: Sequence[Run], left_out: Sequence[str] = ()) -> Section:
+    """Accuracies of each run: float, right after quantization, after training.
+
+    Args:
+        runs: The runs.
+        left_out: What else is in the folder, in whole sentences.
+    """
     columns = ("run", "bits", "recipe", "state", *_STAGES.values(), "best epoch", "top-5")
-    notices = [f"{run.name}: {problem}" for run in runs for problem in run.problems]
+    notices = [*left_out]
+    notices += [f"{run.name}: {problem}" for run in runs for problem in run.problems]
     notices += [f"{run.name} is {run.progress}." for run in runs if not run.finished]
     notices += [
         f"{run.name}: no epoch was logged, {METRICS} is missing or empty."

@@ -244,7 +244,7 @@ def bit_pair(bits: int | tuple[int, int]) -> tuple[int, int]:
 
 def _save_model(model: keras.Model, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    with atomic_write(path) as partial:
+    with atomic_write(path, within=path.parent) as partial:
         model.save(partial)
 
 

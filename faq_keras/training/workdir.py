@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from faq_keras.files import atomic_write, make_folder
+from faq_keras.files import LinkError, atomic_write, make_folder, open_log, refuse_links
 
 CONFIG, LOCK, RESULT = "config.json", "lock", "result.json"
 # What may change between start and resume: it has no influence on the numbers.
@@ -37,12 +37,18 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     The lock of a process that is gone is taken over, and a message says so.
 
     Raises:
-        WorkdirError: A process that runs, or one on another machine, has the lock.
+        WorkdirError: A process that runs, or one on another machine, has the lock; or there are
+            links in the folder.
         OSError: The folder cannot be made or written.
     """
     path = Path(folder) / LOCK
     make_folder(path.parent)
-    with path.open("a+", encoding="utf-8") as file:
+    try:
+        refuse_links(folder)
+        file = open_log(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, "a+")
+    except LinkError as error:
+        raise WorkdirError(str(error)) from error
+    with file:
         _acquire(file, path)
         _replace(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
         try:
