@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from faq_keras.archives import read_text
 from faq_keras.files import atomic_write
 from faq_keras.integer.program import IntegerProgram
 from faq_keras.tflite.audit import Audit
@@ -52,7 +53,7 @@ def of_another_file(path: Path) -> Path | None:
     if not card.is_file():
         return None
     try:
-        described = json.loads(card.read_text(encoding="utf-8"))["sha256"]
+        described = json.loads(read_text(card))["sha256"]
     except (KeyError, RecursionError, TypeError, ValueError):
         described = None
     return None if described == hashlib.sha256(path.read_bytes()).hexdigest() else card

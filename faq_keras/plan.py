@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from faq_keras.archives import read_text
 from faq_keras.files import atomic_write
 from faq_keras.fixed_point import code_range
 
@@ -348,8 +349,8 @@ class QuantPlan:
             ValueError: If the file is missing or is not a plan.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(path)
+        except (OSError, ValueError) as error:
             raise ValueError(f"Cannot read the plan {path}: {error}.") from error
         return cls.from_json(text, source=str(path))
 

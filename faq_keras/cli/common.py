@@ -12,8 +12,9 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 
-from faq_keras.archives import check_archive, read_arrays
+from faq_keras.archives import read_arrays
 from faq_keras.files import atomic_write
+from faq_keras.saved_models import load_keras
 
 
 def positional(arguments: Sequence[str], *names: str) -> list[str]:
@@ -36,19 +37,9 @@ def load_model(path: str) -> keras.Model:
     Raises:
         ValueError: If the file is missing, truncated or no Keras model, or wants code to run.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist.")
-    if Path(path).suffix != ".keras":
+    if Path(path).is_file() and Path(path).suffix != ".keras":
         raise ValueError(f"{path} is not a .keras file.")
-    try:
-        check_archive(path)
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # a damaged configuration raises nearly everything there is
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{path} is not a readable Keras model: {reason[0]}") from error
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"{path} holds a {type(model).__name__}, not a Keras model.")
-    return model
+    return load_keras(path)
 
 
 def load_inputs(path: str, model: keras.Model) -> npt.NDArray[np.number]:

@@ -17,6 +17,7 @@ import keras
 from faq_keras.cli import common
 from faq_keras.cli.quickstart import small_resnet
 from faq_keras.converters.zoo import ZOO, Preprocessing, preprocessing_of, with_preprocessing
+from faq_keras.saved_models import load_keras
 
 Shape = tuple[int, int, int]
 
@@ -113,12 +114,7 @@ def _file(path: str) -> keras.Model:
         if preprocessing is None or preprocessing.in_model:
             return network
         return with_preprocessing(network, preprocessing)
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist.")
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # a damaged configuration raises nearly everything there is
-        raise ValueError(f"{path} is not a readable Keras model: {error}.") from error
+    return load_keras(path)
 
 
 def _application(name: str, classes: int, shape: Shape) -> keras.Model:

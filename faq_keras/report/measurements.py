@@ -16,7 +16,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ import numpy.typing as npt
 from faq_keras import deployment
 from faq_keras.diagnostics import activation_statistics, weight_similarity
 from faq_keras.files import LinkError, atomic_write, refuse_link
+from faq_keras.saved_models import load_keras
 from faq_keras.tflite import inspect
 from faq_keras.tflite.benchmark import benchmark
 from faq_keras.training.experiment import MODEL, START
@@ -162,7 +162,6 @@ def _hash(path: Path) -> str:
 def _model(path: Path) -> keras.Model:
     keras.utils.clear_session(free_memory=False)
     try:
-        return keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise NotMeasuredError(f"{path.name} cannot be read: {reason}") from error
+        return load_keras(path)
+    except ValueError as error:
+        raise NotMeasuredError(f"{path.name} cannot be read: {error}") from error

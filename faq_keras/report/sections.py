@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from faq_keras.archives import read_json_member
 from faq_keras.report import drawings
 from faq_keras.report.document import Picture, Section, Table
 from faq_keras.report.runs import Run, number
+from faq_keras.texts import one_line, reason_of
 from faq_keras.training.experiment import METRICS, MODEL, START
 
 _PACKAGES = ("faq_keras", "tensorflow", "keras", "numpy", "ai-edge-litert")
@@ -205,8 +206,7 @@ def _sha256(path: Path) -> str:
 def _keras_version(path: Path) -> str:
     """Version and date in a .keras file."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            facts = json.loads(archive.read("metadata.json"))
-        return f"Keras {facts['keras_version']}, {facts['date_saved']}"
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        return "damaged"
+        facts = read_json_member(path, "metadata.json")
+        return one_line(f"Keras {facts['keras_version']}, {facts['date_saved']}", 200)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        return f"damaged: {reason_of(error)}"

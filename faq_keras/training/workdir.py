@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from faq_keras.archives import read_lines, read_text
 from faq_keras.files import LinkError, atomic_write, make_folder, open_log, refuse_links
 
 CONFIG, LOCK, RESULT = "config.json", "lock", "result.json"
@@ -176,7 +177,7 @@ def read_json(path: Path) -> dict[str, Any]:
         WorkdirError: It is something else.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
     except (OSError, RecursionError, ValueError) as error:
         raise WorkdirError(f"{path} cannot be read: {error}. Choose another --workdir.") from error
     if not isinstance(data, dict):
@@ -192,7 +193,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     lines: list[dict[str, Any]] = []
     try:
-        for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+        for line in read_lines(path):
             lines.append(_object(json.loads(line)))
     except (OSError, RecursionError, TypeError, ValueError) as error:
         raise WorkdirError(
