@@ -12,6 +12,7 @@ differ in the order of their sums, so an absolute bound would say nothing.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from faq_keras.converters.errors import ConversionError, first_line
 
 LARGEST_RELATIVE_ERROR = 1e-5
 _BATCH = 8
+_MOST_PIXELS = 1 << 26  # of all photographs together
 
 Outputs = tuple[np.ndarray, ...]
 """What a network returns: logits [batch, classes], images channels-last."""
@@ -221,7 +223,7 @@ def onnx_runner(path: str | os.PathLike[str], threads: int = 0) -> Runner:
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(
-            os.fspath(path), options, providers=["CPUExecutionProvider"]
+            _living(path), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime raises its own C++ exception types
         raise ConversionError(
@@ -238,11 +240,37 @@ def onnx_runner(path: str | os.PathLike[str], threads: int = 0) -> Runner:
         for part in parts:
             missing = 0 if fixed is None else fixed - len(part)
             full = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
-            found = session.run(None, {source.name: full})
+            try:
+                found = session.run(None, {source.name: full})
+            except Exception as error:
+                raise ConversionError(
+                    f"onnxruntime cannot run {os.fspath(path)} on images of the shape "
+                    f"{images.shape[1:]}: {first_line(error)}. Was it exported for another size?"
+                ) from error
             outputs.append(tuple(image_last(output[: len(part)]) for output in found))
         return _joined(outputs)
 
     return run
+
+
+def _living(path: str | os.PathLike[str]) -> str | bytes:
+    """The file, or a copy without nodes that no output depends on: onnxruntime computes those."""
+    import onnx
+
+    model = onnx.load(os.fspath(path), load_external_data=False)
+    wanted, living = {output.name for output in model.graph.output}, []
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+            living.append(node)
+    if len(living) == len(model.graph.node):
+        return os.fspath(path)
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(living)]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    onnx.load_external_data_for_model(model, os.path.dirname(os.path.abspath(path)))
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def photographs(input_shape: tuple[int, int, int], count: int = 64, seed: int = 0) -> np.ndarray:
@@ -275,14 +303,18 @@ def photographs(input_shape: tuple[int, int, int], count: int = 64, seed: int = 
     return np.repeat(grey, channels, axis=-1)
 
 
-def normalised_photographs(input_shape: tuple[int, int, int], count: int = 64) -> np.ndarray:
+def normalised_photographs(
+    input_shape: tuple[int, int, int], count: int | None = None
+) -> np.ndarray:
     """Photographs for networks of unknown preprocessing: parity needs sensible inputs only.
 
     Args:
         input_shape: `(height, width, channels)`.
-        count: How many crops.
+        count: How many crops; None: 64, or fewer of large ones.
 
     Returns:
         float32 [count, height, width, channels] in [-2, 2].
     """
+    if count is None:
+        count = max(1, min(64, _MOST_PIXELS // math.prod(input_shape)))
     return (photographs(input_shape, count).astype(np.float32) - 127.5) / 63.75
