@@ -56,7 +56,8 @@ BOMBS = {
                  {"c": np.ones((2, 2, 4096), np.float32), "k": np.zeros(4096, np.int64),
                   "i": np.int64(1)}),
     "broadcast": ([node("Add", "a b", "c"), *one_of("c", 2)],
-                  {"i": np.int64(1), "a": np.ones((1, 65536), np.float32), "b": np.ones((65536, 1), np.float32)}),
+                  {"i": np.int64(1), "a": np.ones((1, 65536), np.float32),
+                   "b": np.ones((65536, 1), np.float32)}),
     "many constants": (
         [*(node("ConstantOfShape", "s", f"c{i}") for i in range(2000)),
          node("Concat", " ".join(f"c{i}" for i in range(2000)), "d", axis=0),
