@@ -17,6 +17,7 @@ import numpy as np
 from faq_keras.archives import read_text
 from faq_keras.files import atomic_write
 from faq_keras.integer.program import IntegerProgram
+from faq_keras.texts import one_line
 from faq_keras.tflite.audit import Audit
 from faq_keras.tflite.parity import ParityReport
 
@@ -40,7 +41,7 @@ def write(
         sha256: Digest of the file, which tells whether a card and a file belong together.
     """
     card = _facts(path, program, audit, parity, metrics) | {"sha256": sha256}
-    for suffix, text in ((".json", json.dumps(card, indent=1)), (".md", _markdown(card))):
+    for suffix, text in ((".json", json.dumps(card, indent=1)), (".md", _markdown(_shown(card)))):
         with atomic_write(
             path.with_suffix(f".model_card{suffix}"), within=path.parent
         ) as temporary:
@@ -79,6 +80,15 @@ def _facts(
             "layers_above_2_to_24": inexact,
         },
     }
+
+
+def _shown(value: Any) -> Any:
+    """The same with every text on one printable line: names come from anybody's models."""
+    if isinstance(value, Mapping):
+        return {one_line(str(key)): _shown(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(part) for part in value]
+    return one_line(value) if isinstance(value, str) else value
 
 
 def _markdown(card: Mapping[str, Any]) -> str:

@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     if _REPORT.value:
         with atomic_write(_REPORT.value) as partial:
             partial.write_text(json)
-    print(f"Wrote {_OUTPUT.value}\n{text}")
+    common.say(f"Wrote {_OUTPUT.value}\n{text}")
     return 0
 
 

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     error = 100 * np.sqrt(figures["top1"] * (1 - figures["top1"]) / total)
     rows = [(f"{name[:3]}-{name[3:]}", f"{100 * value:.2f} %") for name, value in figures.items()]
     common.print_table(("figure", path), rows, f"{data.source.name}, {total:,} validation images")
-    print(f"One standard error of top-1 is {error:.2f} points.")
+    common.say(f"One standard error of top-1 is {error:.2f} points.")
     if _JSON.value:
         common.write_text(_JSON.value, json.dumps({**figures, "images": total, "model": path}))
     return 0

@@ -36,13 +36,13 @@ def main(arguments: list[str]) -> int:
     if _PICTURE.value and suffix == ".json":
         raise ValueError(f"{path} is a plan: --picture draws a .tflite or .keras file.")
     if suffix == ".json":
-        print(QuantPlan.load(path))
+        common.say(QuantPlan.load(path))
     elif suffix == ".keras":
         _show_model(path)
     else:
         file = model_file.read(path)
         _draw(file)
-        print(inspect.table(path))
+        common.say(inspect.table(path))
     return 0
 
 
@@ -52,7 +52,7 @@ def _show_model(path: str) -> None:
     program = lower(model)
     if _PICTURE.value:
         _draw(model_file.from_bytes(writer.to_bytes(program), path))
-    print(plan)
+    common.say(plan)
     _print_ops(program)
 
 
@@ -60,7 +60,7 @@ def _draw(file: model_file.ModelFile) -> None:
     """Draws before anything is printed: a picture that fails leaves one sentence."""
     if _PICTURE.value:
         picture.draw(file, _PICTURE.value)
-        print(f"Wrote {_PICTURE.value}")
+        common.say(f"Wrote {_PICTURE.value}")
 
 
 def _print_ops(program: IntegerProgram) -> None:

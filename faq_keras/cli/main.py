@@ -18,6 +18,8 @@ from types import ModuleType
 
 from absl import flags
 
+from faq_keras.texts import one_line, printable
+
 COMMANDS = {
     "quickstart": "run the whole job on real data: pretrain, quantize, fine-tune, export, verify, "
     "benchmark",
@@ -49,9 +51,8 @@ def dispatch(arguments: list[str]) -> int:
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
-        print(
-            f"faq: there is no command '{command}'.{hint} `faq --help` lists them.", file=sys.stderr
-        )
+        text = f"faq: there is no command '{one_line(command, 100)}'.{hint}"
+        print(f"{text} `faq --help` lists them.", file=sys.stderr)
         return 1
     module = importlib.import_module(f"faq_keras.cli.{command}")
     values: flags.FlagValues = module.FLAGS
@@ -81,7 +82,7 @@ def dispatch(arguments: list[str]) -> int:
 
 
 def _fail(command: str, message: str, hint: str = "") -> int:
-    print(f"faq {command}: error: {message} {hint}".rstrip(), file=sys.stderr)
+    print(printable(f"faq {command}: error: {message} {hint}").rstrip(), file=sys.stderr)
     return 1
 
 

@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
     refuse_links(workdir)
     make_folder(workdir)
     data = datasets.load(_DATASET.value, _DATA_DIR.value)
-    print(
+    common.say(
         f"Data: {data.name} from {data.source}: {len(data.x_train):,} training and "
         f"{len(data.x_test):,} test images."
     )
@@ -124,10 +124,10 @@ def _recipe(name: str, epochs: int, rates: tuple[float, float]) -> Recipe:
 def _pretrained(data: datasets.Dataset, workdir: Path) -> keras.Model:
     path = workdir / f"pretrained_{data.name}.keras"
     if path.exists():
-        print(f"Loading the pretrained network {path}.")
+        common.say(f"Loading the pretrained network {path}.")
         return common.load_model(str(path))
     epochs = _EPOCHS[data.name][0]
-    print(f"Pretraining a small ResNet for {epochs} epochs.")
+    common.say(f"Pretraining a small ResNet for {epochs} epochs.")
     model = small_resnet(data.x_train.shape[1:], data.classes)
     recipe = _recipe("from_scratch", epochs, _PRETRAINING_RATES)
     faq_keras.fine_tune(
@@ -140,7 +140,7 @@ def _pretrained(data: datasets.Dataset, workdir: Path) -> keras.Model:
 
 def _control(model: keras.Model, data: datasets.Dataset, epochs: int) -> Result:
     """The float network after as many more epochs: what the quantized ones are compared with."""
-    print(f"\nfp32 control: {epochs} more epochs.")
+    common.say(f"\nfp32 control: {epochs} more epochs.")
     control = keras.models.clone_model(model)
     control.set_weights(model.get_weights())
     faq_keras.fine_tune(
@@ -156,7 +156,7 @@ def _quantized(
     model: keras.Model, data: datasets.Dataset, width: tuple[int, int], epochs: int, workdir: Path
 ) -> Result:
     name = f"W{width[0]}A{width[1]}"
-    print(f"\n{name}: quantize, fine-tune for {epochs} epoch(s), export, verify.")
+    common.say(f"\n{name}: quantize, fine-tune for {epochs} epoch(s), export, verify.")
     q = faq_keras.apply(model, width, calibration_data=data.x_train[:_CALIBRATION_IMAGES])
     if width == (8, 8):
         recipe = faq_keras.recipe("w8a8", epochs=epochs)
@@ -179,7 +179,7 @@ def _quantized(
         metrics={"test_accuracy_percent": accuracy},
     )
     assert report is not None
-    print(report)
+    common.say(report)
     timing = benchmark(path)
     return Result(
         model=name,
@@ -221,14 +221,14 @@ def _report(results: list[Result], data: datasets.Dataset, workdir: Path) -> Non
         "ms/image",
         "mismatches",
     )
-    print()
+    common.say("")
     common.print_table(columns, rows, f"{data.name}, {len(data.x_test):,} test images")
     common.write_text(
         str(workdir / "results.json"),
         json.dumps([dataclasses.asdict(result) for result in results], indent=1),
     )
     _draw(results, control, data, workdir / "results.png")
-    print(f"Models, model cards, logs, results.json and results.png are in {workdir}.")
+    common.say(f"Models, model cards, logs, results.json and results.png are in {workdir}.")
 
 
 def _draw(results: list[Result], control: float, data: datasets.Dataset, path: Path) -> None:

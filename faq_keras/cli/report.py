@@ -15,8 +15,6 @@ Example: faq report runs/smoke
 
 from __future__ import annotations
 
-import logging
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,13 +54,13 @@ _PICTURES = flags.DEFINE_bool(
 def main(arguments: list[str]) -> int:
     """Writes the report."""
     (workdir,) = common.positional(arguments, "WORKDIR")
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    common.log_to_stderr()
     document = run_report(workdir, _images, _IMAGES.value, tuple(_RUNTIMES.value), _MEASURE.value)
     for section in document.sections:
         for notice in section.notices:
-            print(f"{section.title}: {notice}")
+            common.say(f"{section.title}: {notice}")
     files = write(document, Path(workdir) / "report", _PICTURES.value)
-    print(f"Written: {', '.join(map(str, files))}.")
+    common.say(f"Written: {', '.join(map(str, files))}.")
     return 0
 
 

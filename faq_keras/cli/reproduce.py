@@ -16,7 +16,6 @@ Example: faq reproduce table2 --scale=smoke --workdir=runs/paper
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def main(arguments: list[str]) -> int:
     if not _WORKDIR.value:
         raise ValueError("--workdir is missing: name the folder of runs and results.")
     refuse_links(_WORKDIR.value)
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    common.log_to_stderr()
     rows = PLANS[name](_SCALE.value)
     folder = Path(_WORKDIR.value) / _SCALE.value
     runs = Runs(rows, folder, _seeds(), _train, _chosen(rows))
@@ -79,9 +78,9 @@ def _write(name: str, runs: Runs) -> None:
     for table in document.sections[0].tables:
         common.print_table(table.columns, table.rows, table.caption)
     for text in (*document.sections[0].text, *document.sections[0].notices):
-        print(text)
+        common.say(text)
     files = write(document, runs.folder.parent / f"{name}_{scale}", picture_files=True)
-    print(f"Written: {', '.join(map(str, files))}.")
+    common.say(f"Written: {', '.join(map(str, files))}.")
 
 
 def _train(config: ConfigDict, folder: Path) -> None:

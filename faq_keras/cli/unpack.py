@@ -26,8 +26,8 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"{target} does not end in .tflite, the format this command writes.")
     packed = Path(source).stat().st_size if Path(source).exists() else 0  # may be the target
     tflite.unpack(source, target)
-    print(f"Wrote {target}: {Path(target).stat().st_size:,} bytes (packed: {packed:,})")
+    common.say(f"Wrote {target}: {Path(target).stat().st_size:,} bytes (packed: {packed:,})")
     card = model_card.of_another_file(Path(target))
     if card:
-        print(f"The model card {card} describes another file than this one (see its SHA-256).")
+        common.say(f"The model card {card} describes another file than this one (see its SHA-256).")
     return 0
