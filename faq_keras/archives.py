@@ -146,8 +146,12 @@ def read_gzip(path: str | os.PathLike[str]) -> bytes:
     return content
 
 
-def read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
-    """The lines of a log, without a last one that has no line feed: a kill tore it.
+def read_lines(path: str | os.PathLike[str], torn: bool = False) -> Iterator[str]:
+    """The lines of a log.
+
+    Args:
+        path: The log.
+        torn: Also give a last line that has no line feed: a kill tore it.
 
     Raises:
         ValueError: A line has more than `MOST_JSON` bytes, or is not UTF-8; the log has more than
@@ -161,6 +165,8 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[str]:
             yield line[:-1].decode("utf-8")
     if len(line) > MOST_JSON:
         raise ValueError(f"a line has more than {MOST_JSON // 2**20} MiB")
+    if line and torn:
+        yield line.decode("utf-8")
 
 
 def _points_out(member: zipfile.ZipInfo) -> bool:

@@ -17,7 +17,8 @@ from typing import Any
 from faq_keras.archives import read_json_member
 from faq_keras.report import drawings
 from faq_keras.report.document import Picture, Section, Table
-from faq_keras.report.runs import Run, number
+from faq_keras.report.runs import Run
+from faq_keras.report.schema import number
 from faq_keras.texts import one_line, reason_of
 from faq_keras.training.experiment import METRICS, MODEL, START
 
@@ -200,7 +201,8 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _keras_version(path: Path) -> str:
