@@ -87,6 +87,7 @@ def export_tflite(
         OSError: If the file cannot be written.
     """
     path, twin = Path(path), to_keras3(model)
+    model_card.check_names(path)
     program = lower(twin, input_type, softmax)
     if fully_connected_1x1:
         program = _laid_out(program, weights)

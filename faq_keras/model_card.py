@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from faq_keras.integer.program import IntegerProgram
 from faq_keras.texts import one_line
 from faq_keras.tflite.audit import Audit
 from faq_keras.tflite.parity import ParityReport
+
+_LONGEST_NAME = 255  # bytes of a file's name on the usual file systems
 
 
 def write(
@@ -41,11 +44,30 @@ def write(
         sha256: Digest of the file, which tells whether a card and a file belong together.
     """
     card = _facts(path, program, audit, parity, metrics) | {"sha256": sha256}
-    for suffix, text in ((".json", json.dumps(card, indent=1)), (".md", _markdown(_shown(card)))):
-        with atomic_write(
-            path.with_suffix(f".model_card{suffix}"), within=path.parent
-        ) as temporary:
+    texts = json.dumps(card, indent=1), _markdown(_shown(card))
+    for own, text in zip(_paths(path), texts, strict=True):
+        with atomic_write(own, within=path.parent) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def check_names(path: Path) -> None:
+    """Refuses a name that leaves no room for those of its cards, before anything is written.
+
+    Raises:
+        ValueError: The name is too long.
+    """
+    longest = len(os.fsencode(_paths(path)[0].name))
+    if longest > _LONGEST_NAME:
+        raise ValueError(
+            f"The name {one_line(path.name, 60)!r} is too long by {longest - _LONGEST_NAME} bytes: "
+            f"its model card has the longer name {one_line(_paths(path)[0].name, 60)!r}, and file "
+            f"systems take {_LONGEST_NAME} bytes."
+        )
+
+
+def _paths(path: Path) -> tuple[Path, Path]:
+    """The cards of a file: for programs, for people."""
+    return path.with_suffix(".model_card.json"), path.with_suffix(".model_card.md")
 
 
 def of_another_file(path: Path) -> Path | None:

@@ -96,9 +96,11 @@ def say(text: object) -> None:
 
 def log_to_stderr() -> None:
     """Sends what the library logs to stderr, one plain line each."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Printable("%(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    logging.getLogger("faq_keras").setLevel(logging.INFO)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr:
+            handler.setFormatter(_Printable("%(message)s"))
 
 
 class _Printable(logging.Formatter):

@@ -14,6 +14,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from types import ModuleType
 
 from absl import flags
@@ -47,6 +48,9 @@ def dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("help", "--help", "-h"):
         print(_overview())
         return 0 if arguments else 1
+    if arguments[0] in ("--version", "-V", "version"):
+        print(f"faq_keras {metadata.version('faq_keras')}")
+        return 0
     command, *rest = arguments
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
@@ -94,7 +98,7 @@ def _overview() -> str:
             "Pretrained CNNs become 8- or 4-bit integer TFLite files that compute what was "
             "trained.",
             "",
-            "Usage: faq COMMAND [arguments] [--flags]      faq COMMAND --help",
+            "Usage: faq COMMAND [arguments] [--flags]      faq COMMAND --help      faq --version",
             "",
             *rows,
             "",

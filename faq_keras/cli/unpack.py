@@ -24,8 +24,8 @@ def main(arguments: list[str]) -> int:
     source, target = common.positional(arguments, "in.tflite", "out.tflite")
     if Path(target).suffix != ".tflite":
         raise ValueError(f"{target} does not end in .tflite, the format this command writes.")
-    packed = Path(source).stat().st_size if Path(source).exists() else 0  # may be the target
     tflite.unpack(source, target)
+    packed = Path(source).stat().st_size
     common.say(f"Wrote {target}: {Path(target).stat().st_size:,} bytes (packed: {packed:,})")
     card = model_card.of_another_file(Path(target))
     if card:
