@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -61,7 +61,8 @@ class ConversionReport:
         parameters: Number of weights of the Keras model.
         layers: Number of its layers.
         seconds: Duration of the conversion itself, from the ONNX file to the Keras model.
-        peak_memory_mb: Largest memory of this process so far, in megabytes.
+        peak_memory_mb: Largest memory of this process so far, in megabytes; None where the system
+            does not say it.
         versions: Of the libraries that took part.
     """
 
@@ -70,7 +71,7 @@ class ConversionReport:
     parameters: int
     layers: int
     seconds: float
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     versions: Mapping[str, str]
 
     def require(self) -> None:
@@ -104,12 +105,16 @@ class ConversionReport:
     def __str__(self) -> str:
         lines = [
             f"{self.network}: {self.layers} layers, {self.parameters:,} parameters, converted in "
-            f"{self.seconds:.1f} s, peak memory {self.peak_memory_mb:.0f} MB"
+            f"{self.seconds:.1f} s, peak memory {_megabytes(self.peak_memory_mb)}"
         ]
         lines += [f"  {runtime}: {_line(a)}" for runtime, a in self.agreements.items()]
         if not self.agreements:
             lines.append("  NOT compared with its original: onnxruntime is not installed")
         return "\n".join(lines)
+
+
+def _megabytes(number: float | None) -> str:
+    return "unknown" if number is None else f"{number:.0f} MB"
 
 
 def _line(agreement: Agreement) -> str:
@@ -191,9 +196,14 @@ def image_last(output: np.ndarray) -> np.ndarray:
     return output.transpose(0, 2, 3, 1) if output.ndim == 4 else output
 
 
-def peak_memory_mb() -> float:
-    """Largest memory that this process has had, in megabytes (10^6 bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+def peak_memory_mb() -> float | None:
+    """Largest memory that this process has had, in megabytes (10^6 bytes); None if unknown."""
+    try:
+        import resource
+    except ImportError:  # not POSIX
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def keras_runner(model: keras.Model) -> Runner:

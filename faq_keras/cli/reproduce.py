@@ -73,14 +73,10 @@ def _check_data(name: str, rows: list[Row]) -> None:
     chosen = _chosen(rows)
     run = [row for row in rows if chosen is None or row.name in chosen]
     folders = sorted({row.config.data.source for row in run} & set(_WITH_FOLDER))
-    missing = ["--data_dir=FOLDER of the images"] if folders and not _DATA_DIR.value else []
-    for flag, value in (("data_dir", _DATA_DIR.value), ("weights", _WEIGHTS.value)):
-        if value and not Path(value).exists():
-            raise ValueError(f"--{flag}={value} does not exist.")
-    if missing:
+    if folders and not _DATA_DIR.value:
         raise ValueError(
             f"{name} at --scale={_SCALE.value} needs images of your own ({', '.join(folders)}): "
-            f"give {', '.join(missing)}, and --weights (a file or a folder) where its networks are "
+            "give --data_dir=FOLDER, and --weights (a file or a folder) where its networks are "
             "pretrained. --scale=smoke needs neither."
         )
 

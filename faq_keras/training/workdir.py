@@ -93,7 +93,7 @@ def _acquire(file: IO[str], path: Path) -> None:
 def _lock_file(file: IO[str]) -> bool:
     try:
         import fcntl
-    except ModuleNotFoundError:  # not POSIX: the owner in the file is all there is
+    except ImportError:  # not POSIX: the owner in the file is all there is
         file.seek(0)
         return not file.read()
     try:
