@@ -58,11 +58,12 @@ def _check_overlaps(tensors: Iterable[onnx.TensorProto], file: Path) -> None:
     for tensor in tensors:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             location = {entry.key: entry.value for entry in tensor.external_data}.get("location")
-            size = math.prod(tensor.dims) * _bytes_of(tensor)
-            wanted[location or ""] = wanted.get(location or "", 0) + size
+            size, data = math.prod(tensor.dims) * _bytes_of(tensor), file.parent / (location or "")
+            if data.is_file() and size <= data.stat().st_size:  # else `_check_external` objects
+                wanted[location or ""] = wanted.get(location or "", 0) + size
     for location, size in wanted.items():
         data = file.parent / location
-        if data.is_file() and size > _MOST_SHARED * data.stat().st_size:
+        if size > _MOST_SHARED * data.stat().st_size:
             raise ConversionError(
                 f"{file}: its weights in {location!r} need {size:,} bytes but share the same bytes "
                 f"of {data.stat().st_size:,}. Export it again."
