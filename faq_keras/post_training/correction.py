@@ -26,7 +26,7 @@ from faq_keras import arithmetic
 from faq_keras.fixed_point import code_range
 from faq_keras.post_training.means import relu_shift, shrunk_mean
 from faq_keras.post_training.network import Step
-from faq_keras.post_training.rounding import Gram, nearest, round_kernel
+from faq_keras.post_training.rounding import Gram, round_kernel
 from faq_keras.post_training.rows import Window, gather_rows, sample_positions
 from faq_keras.post_training.teacher import Statistics, image_means
 
@@ -238,7 +238,7 @@ def _pre_activations(
     means, rows = [], []
     for start, codes in inputs():
         x = tf.cast(codes, tf.float32) * scale
-        value = arithmetic.apply_folded(step.layer.accumulate(x, folded.kernel), folded)
+        value = step.before_relu(x, folded)
         means.append(image_means(value).numpy())
         channels = value.shape[-1]
         flat = tf.reshape(value, [len(codes), places, channels])

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from faq_keras import arithmetic
 from faq_keras.compat import keras_of
 from faq_keras.graph import LIST_KINDS, layer_calls
 from faq_keras.layers import QuantizedFoldedLayer, QuantizedKernelLayer
@@ -85,10 +86,21 @@ class Step:
             images * math.prod(size or 1 for size in self.shape[1:]) * np.dtype(self.dtype).itemsize
         )
 
-    def call(self, inputs: Sequence[Any]) -> Any:
-        """What the layer computes in inference."""
-        takes_list = self.is_quantized and self.layer.plan.kind in LIST_KINDS
-        return self.layer(list(inputs) if takes_list else inputs[0])
+    def frozen(self) -> Callable[[Sequence[Any]], Any]:
+        """What the layer computes in inference, as long as its weights stay what they are.
+
+        The integer constants are made once, not for every batch.
+        """
+        if not self.is_folded:
+            takes_list = self.is_quantized and self.layer.plan.kind in LIST_KINDS
+            return lambda inputs: self.layer(list(inputs) if takes_list else inputs[0])
+        folded = self.layer.fold()
+        quantizer = self.layer.quantize_config.output_quantizer
+        return lambda inputs: quantizer(self.before_relu(inputs[0], folded))
+
+    def before_relu(self, value: Any, folded: arithmetic.Folded) -> Any:
+        """What a layer with constants computes before it rounds and clips."""
+        return arithmetic.apply_folded(self.layer.accumulate(value, folded.kernel), folded)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -121,12 +133,25 @@ class Network:
     def evaluate(
         self, images: Mapping[str, Any], call: Callable[[int, Step, list[Any]], Any]
     ) -> list[Any]:
-        """The value of every step: the images', and what `call(number, step, inputs)` gives."""
-        values: list[Any] = []
+        """Walks through the steps; what no later one reads is forgotten.
+
+        Args:
+            images: The model's inputs by name.
+            call: `call(number, step, inputs)` gives the value of a step that is no input.
+
+        Returns:
+            The values of `outputs`.
+        """
+        values: dict[int, Any] = {}
+        left = self.readers()
         for number, step in enumerate(self.steps):
             read = [values[i] for i in step.inputs]
-            values.append(images[step.name] if step.is_input else call(number, step, read))
-        return values
+            values[number] = images[step.name] if step.is_input else call(number, step, read)
+            for source in set(step.inputs):
+                left[source] -= 1
+                if not left[source] and source not in self.outputs:
+                    del values[source]
+        return [values[number] for number in self.outputs]
 
     def peak_bytes(self, images: int) -> int:
         """The largest size of all values that a walk has to hold at the same time."""

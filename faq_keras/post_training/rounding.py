@@ -27,7 +27,7 @@ _BLOCK = 128  # inputs whose errors are passed on to the later ones in one matri
 _EXACT_FLOAT32 = 2**24
 _CHUNK = 2**23  # numbers that are converted at a time
 
-Matrix = npt.NDArray[np.float64]
+Matrix = npt.NDArray[np.floating]
 
 
 class Gram:
@@ -55,8 +55,8 @@ class Gram:
         for start in range(0, count, size):
             part = rows[start : start + size].reshape(-1, places, groups, channels // groups)
             matrices = part.transpose(2, 0, 1, 3).astype(dtype).reshape(groups, -1, depth)
-            for group, matrix in enumerate(matrices):
-                self.sums[group] += matrix.T @ matrix
+            for total, matrix in zip(self.sums, matrices, strict=True):
+                total += np.dot(matrix.T, matrix)
         self.rows += count
 
     @property

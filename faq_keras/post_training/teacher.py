@@ -147,27 +147,26 @@ def measure(
         ValueError: The float network gives NaN or infinite values.
     """
     positions = _positions(network, images)
-    forward = _forward(network, tuple(positions))
     agreements = [Agreement(network.steps[number]) for number in network.outputs]
-    collected: dict[int, list[dict[str, Any]]] = {number: [] for number in positions}
+    parts: dict[int, list[dict[str, Any]]] = {number: [] for number in positions}
     noises = {number: Noise() for number in positions}
+    compute = [step.frozen() for step in network.steps]
     for start, stop in batches(images, batch_size):
-        places = [found[start:stop] for found in positions.values()]
-        taps, outputs = forward(image_batch(network, store, start, stop), places)
-        for number, tap in zip(positions, taps, strict=True):
-            arrays = {name: value.numpy() for name, value in tap.items()}
-            _check_finite(network.steps[number], arrays["sample"])
-            noises[number].add(arrays["sample"], arrays.pop("quantized"))
-            collected[number].append(arrays)
-        for number, agreement, (exact, quantized) in zip(
-            network.outputs, agreements, outputs, strict=True
-        ):
-            agreement.add(exact.numpy(), quantized.numpy())
-            store.append(output_key(number), exact.numpy())
+        inputs = image_batch(network, store, start, stop)
+        places = {number: found[start:stop] for number, found in positions.items()}
+        kept, exact = _float_pass(network, inputs, places)
+        samples, outputs = _quantized_pass(network, compute, inputs, places)
+        for number, arrays in kept.items():
+            noises[number].add(arrays["sample"], samples[number])
+            parts[number].append(arrays)
+        for agreement, wanted, found in zip(agreements, exact, outputs, strict=True):
+            agreement.add(np.asarray(wanted), np.asarray(found))
+        for number, wanted in dict(zip(network.outputs, exact, strict=True)).items():
+            store.append(output_key(number), np.asarray(wanted))
         advance("float network")
     layers = {
-        network.steps[number].name: _statistics(positions[number], parts, noises[number])
-        for number, parts in collected.items()
+        network.steps[number].name: _statistics(positions[number], found, noises[number])
+        for number, found in parts.items()
     }
     return Measured(layers, agreements)
 
@@ -197,42 +196,45 @@ def _statistics(
     )
 
 
-def _forward(network: Network, numbers: Sequence[int]) -> Any:
-    """A compiled function that computes both networks and gives what is kept of them."""
-    signature = {
-        name: tf.TensorSpec((None, *shape[1:]), tf.float32)
-        for name, shape in network.input_shapes.items()
-    }
-    places = [tf.TensorSpec((None, None), tf.int32) for _ in numbers]
+def _float_pass(
+    network: Network, images: dict[str, Any], places: dict[int, npt.NDArray[np.int32]]
+) -> tuple[dict[int, dict[str, Any]], list[Any]]:
+    """What is kept of a batch of the float network, by step, and its outputs."""
+    kept: dict[int, dict[str, Any]] = {}
 
-    @tf.function(input_signature=(signature, places), jit_compile=False)
-    def forward(images: dict[str, Any], positions: list[Any]) -> Any:
-        taps: dict[int, dict[str, Any]] = {}
-        where = dict(zip(numbers, positions, strict=True))
+    def exact(number: int, step: Step, inputs: list[Any]) -> Any:
+        if number not in places:
+            return step.layer(inputs[0])
+        before, value = float_values(step.layer, inputs)
+        kept[number] = {"sample": sampled(value, places[number]).numpy()}
+        _check_finite(step, kept[number]["sample"])
+        if step.is_folded:
+            kept[number]["means"] = image_means(before).numpy()
+        if step.has_relu:
+            kept[number]["relu_means"] = image_means(value).numpy()
+        return value
 
-        def exact(number: int, step: Step, inputs: list[Any]) -> Any:
-            if not step.is_quantized:
-                return step.call(inputs)
-            before, value = float_values(step.layer, inputs)
-            taps[number] = {"sample": sampled(value, where[number])}
-            if step.is_folded:
-                taps[number]["means"] = image_means(before)
-            if step.has_relu:
-                taps[number]["relu_means"] = image_means(value)
-            return value
+    outputs = network.evaluate(images, exact)
+    return kept, outputs
 
-        def quantized(number: int, step: Step, inputs: list[Any]) -> Any:
-            value = step.call(inputs)
-            if number in where:
-                taps[number]["quantized"] = sampled(value, where[number])
-            return value
 
-        teacher = network.evaluate(images, exact)
-        student = network.evaluate(images, quantized)
-        outputs = [(teacher[number], student[number]) for number in network.outputs]
-        return [taps[number] for number in numbers], outputs
+def _quantized_pass(
+    network: Network,
+    compute: Sequence[Callable[[Sequence[Any]], Any]],
+    images: dict[str, Any],
+    places: dict[int, npt.NDArray[np.int32]],
+) -> tuple[dict[int, npt.NDArray[np.float32]], list[Any]]:
+    """The sampled values of a batch of the quantized network, by step, and its outputs."""
+    samples: dict[int, npt.NDArray[np.float32]] = {}
 
-    return forward
+    def call(number: int, step: Step, inputs: list[Any]) -> Any:
+        value = compute[number](inputs)
+        if number in places:
+            samples[number] = sampled(value, places[number]).numpy()
+        return value
+
+    outputs = network.evaluate(images, call)
+    return samples, outputs
 
 
 def image_means(values: tf.Tensor) -> tf.Tensor:

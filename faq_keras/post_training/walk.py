@@ -111,8 +111,9 @@ class Walk:
         """Computes a layer's output, stores it if a later layer reads it, and judges it."""
         noise = Noise()
         agreement = Agreement(step) if number in self.network.outputs else None
+        compute = step.frozen()
         for start, stop in batches(self.images, self.batch_size):
-            value = step.call([self._value(source, start, stop) for source in step.inputs])
+            value = compute([self._value(source, start, stop) for source in step.inputs])
             if step.is_quantized:
                 known = self.measured[step.name]
                 found = sampled(value, known.positions[start:stop])
