@@ -119,7 +119,7 @@ def _why_no_means(step: Step, images: int) -> str | None:
 def _round(step: Step, inputs: Inputs, images: int) -> npt.NDArray[np.float32] | None:
     """Gives the layer the kernel with the best codes; None, and no change, if it cannot have it."""
     layer = step.layer
-    original = np.array(layer.kernel)
+    original = layer.kernel.numpy()
     scales = kernel_scales(layer)
     exponent = int(layer.fold().kernel_exponent)
     weights = (original * scales).astype(np.float64) / 2.0**exponent
@@ -225,7 +225,8 @@ def _shift_means(
         shifted = layer.fold()
         rows = found.rows + _difference(shifted, folded).astype(np.float32)
         _shift(layer, variable, shifted, np.where(live, relu_shift(rows, target, limit), 0.0))
-    return np.array(variable)
+    value: npt.NDArray[np.float32] = variable.numpy()
+    return value
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -291,7 +292,7 @@ def _shift(
     sign = -1.0 if layer.batch_norm_layer is not None else 1.0
     zeros = np.zeros_like(shift)
     change = np.divide(sign * shift, _gains(layer, folded), out=zeros, where=shift != 0)
-    variable.assign((np.array(variable, np.float64) + change).astype(np.float32))
+    variable.assign((variable.numpy().astype(np.float64) + change).astype(np.float32))
 
 
 def _difference(after: arithmetic.Folded, before: arithmetic.Folded) -> npt.NDArray[np.float64]:
