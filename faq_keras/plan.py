@@ -102,7 +102,8 @@ class LayerPlan:
         if self.kernel:
             yield f"{self.name}/kernel", "kernel", str(self.kernel)
         if self.multiplier:
-            yield f"{self.name}/multiplier", "multiplier", str(self.multiplier)
+            role = "multiplier" if self.multiplier.constant else "bn multiplier"
+            yield f"{self.name}/multiplier", role, str(self.multiplier)
         if self.kernel or self.multiplier:
             yield f"{self.name}/bias", "bias", "32 signed   accumulator grid"
         yield self.name, _ROLES.get(self.kind, self.kind), str(self.output)
@@ -254,4 +255,18 @@ class QuantPlan:
             f"{s.numerics} rounding"
         )
         head = f"{'tensor':<{width}}  {'role':<13}  bits, step, range"
-        return "\n".join([title, head, *(f"{n:<{width}}  {r:<13}  {d}" for n, r, d in rows)])
+        lines = [title, *self.history(), head]
+        return "\n".join([*lines, *(f"{n:<{width}}  {r:<13}  {d}" for n, r, d in rows)])
+
+    def history(self) -> Iterator[str]:
+        """How the exponents were chosen, what was done since, and how close to float it is."""
+        s = self.settings
+        said = {"fitted": "of least squared error", "paper": "by the paper's rules"}
+        yield f"scales: {s.scales} ({said.get(s.scales, 'unknown')})"
+        if s.post_training:
+            yield f"post-training step: {s.post_training}"
+        if s.recipe:
+            yield f"fine-tuned by the recipe: {s.recipe}"
+        when = f"after {s.post_training or 'apply'}"
+        for entry in s.agreement:
+            yield f"agreement with the float network {when}, {entry}"
