@@ -110,12 +110,17 @@ class Network:
     Attributes:
         steps: In topological order.
         inputs: Numbers of the input steps, in the order of the model's inputs.
-        outputs: Numbers of the steps whose values the model returns.
+        outputs: Numbers of the steps by which each of the model's outputs is judged: the logits
+            before a softmax, otherwise what the model returns.
+        output_names: Names of the layers that give the outputs.
+        classifiers: Whether each output scores several classes.
     """
 
     steps: tuple[Step, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    output_names: tuple[str, ...]
+    classifiers: tuple[bool, ...]
 
     @property
     def input_shapes(self) -> dict[str, tuple[int | None, ...]]:
@@ -177,7 +182,8 @@ def trace(model: Any) -> Network:
     numbers = {id(tensor): n for n, call in enumerate(calls) for tensor in call.outputs}
     inputs = [tuple(numbers[id(tensor)] for tensor in call.input_tensors) for call in calls]
     layers = [call.operation for call in calls]
-    outputs = tuple(numbers[id(tensor)] for tensor in model.outputs)
+    returned = [numbers[id(tensor)] for tensor in model.outputs]
+    outputs = tuple(_scored(layers, inputs, number) for number in returned)
     grids = _grids(layers, inputs)
     logits = _logits(layers, inputs, outputs)
     steps = tuple(
@@ -191,7 +197,27 @@ def trace(model: Any) -> Network:
         )
         for n, layer in enumerate(layers)
     )
-    return Network(steps, tuple(numbers[id(tensor)] for tensor in model.inputs), outputs)
+    return Network(
+        steps,
+        tuple(numbers[id(tensor)] for tensor in model.inputs),
+        outputs,
+        tuple(steps[number].name for number in returned),
+        tuple(_is_classifier(steps[number]) for number in returned),
+    )
+
+
+def _scored(layers: list[Any], inputs: list[tuple[int, ...]], number: int) -> int:
+    """The quantized layer whose values an output hands on, or makes probabilities of."""
+    while not isinstance(layers[number], QuantizedLayer) and inputs[number]:
+        (number,) = inputs[number]
+    return number
+
+
+def _is_classifier(step: Step) -> bool:
+    """Whether an output is a vector of scores that compete, as those of a sigmoid do not."""
+    activation = getattr(step.layer, "activation", None)
+    is_sigmoid = getattr(activation, "__name__", "") == "sigmoid"
+    return len(step.shape) == 2 and (step.shape[-1] or 0) > 1 and not is_sigmoid
 
 
 def _grids(layers: list[Any], inputs: list[tuple[int, ...]]) -> list[TensorSpec | None]:

@@ -12,6 +12,7 @@ the plan, the format and the exactness of exported files stay what they are.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import time
 import warnings
@@ -25,14 +26,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from faq_keras.data.batches import input_batches
 from faq_keras.plan import PlanSettings
+from faq_keras.plan_parts import Agreement
 from faq_keras.post_training.correction import Options
 from faq_keras.post_training.journal import Journal, hash_of
 from faq_keras.post_training.network import Network, trace
 from faq_keras.post_training.result import OutputResult, Reconstruction
 from faq_keras.post_training.store import ActivationStore
-from faq_keras.post_training.teacher import Agreement, measure
+from faq_keras.post_training.teacher import Comparison, measure
 from faq_keras.post_training.walk import Walk
-from faq_keras.rewrite.keras3 import plan_of
+from faq_keras.rewrite.keras3 import plan_of, record
 
 LEAST_IMAGES, ENOUGH_IMAGES, MOST_IMAGES = 32, 64, 512
 
@@ -94,9 +96,12 @@ def reconstruct(
             measured = measure(network, store, count, batch_size, advance)
             walk = Walk(network, store, measured, count, batch_size, journal, advance)
             layers, after = walk.run(Options(rounding, means))
+    outputs = tuple(map(_output, network.output_names, measured.outputs, after))
+    agreement = tuple(_agreement(output, count) for output in outputs)
+    record(q, post_training="reconstruct", agreement=agreement)
     return Reconstruction(
         layers=tuple(layers),
-        outputs=tuple(map(_output, measured.outputs, after)),
+        outputs=outputs,
         images=count,
         more_images=more,
         seconds=time.monotonic() - begun,
@@ -157,7 +162,10 @@ def _check_count(count: int) -> None:
 def _key(q: Any, images: str, options: str) -> dict[str, str]:
     """What the result depends on."""
     weights = hash_of([variable.numpy() for variable in q.weights])
-    return {"plan": plan_of(q).hash, "weights": weights, "images": images, "options": options}
+    plan = plan_of(q)
+    settings = PlanSettings(plan.settings.weight_bits, plan.settings.activation_bits)
+    layers = dataclasses.replace(plan, settings=settings)  # how they came about does not matter
+    return {"plan": layers.hash, "weights": weights, "images": images, "options": options}
 
 
 @contextlib.contextmanager
@@ -185,5 +193,12 @@ def progress(steps: int) -> Iterator[Callable[[str], None]]:
         yield lambda name: bar.update(task, advance=1, description=f"reconstruct: {name}")
 
 
-def _output(before: Agreement, after: Agreement) -> OutputResult:
-    return OutputResult(before.name, before.agreement, after.agreement, before.sqnr, after.sqnr)
+def _output(name: str, before: Comparison, after: Comparison) -> OutputResult:
+    return OutputResult(name, before.agreement, after.agreement, before.sqnr, after.sqnr)
+
+
+def _agreement(output: OutputResult, images: int) -> Agreement:
+    """As the plan records it."""
+    ratio = 100.0 if output.sqnr_after is None else output.sqnr_after
+    ratio = round(min(max(ratio, -100.0), 100.0), 2)
+    return Agreement(output.name, images, output.agreement_after, ratio)

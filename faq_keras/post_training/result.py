@@ -54,7 +54,8 @@ class OutputResult:
         agreement_before: Share of the images for which both rank the same class first, before; None
             for what does not score several classes.
         agreement_after: The same afterwards.
-        sqnr_before: Signal to noise in dB, before; None if there was no noise.
+        sqnr_before: Signal to noise of its values (before a softmax) in dB, before; None if there
+            was no noise.
         sqnr_after: The same afterwards.
     """
 

@@ -49,26 +49,30 @@ class Noise:
         return 10 * math.log10(self.signal / self.noise)
 
 
-class Agreement(Noise):
-    """A network's output compared with its teacher's; top-1 if it scores several classes."""
+class Comparison(Noise):
+    """A network's output compared with its teacher's, as `agreement.agreement_of` does.
 
-    def __init__(self, step: Step) -> None:
+    For scores of classes that is by the first of the ranking, and what is added to all scores of an
+    image does not count as noise.
+    """
+
+    def __init__(self, is_classifier: bool) -> None:
         super().__init__()
-        self.name = step.name
-        self.is_classifier = len(step.shape) == 2 and (step.shape[1] or 0) > 1
-        self.images = self.equal = 0
+        self.is_classifier = is_classifier
+        self.scored = self.equal = 0
 
     def add(self, exact: npt.NDArray[np.floating], quantized: npt.NDArray[np.floating]) -> None:
         """Takes in a batch of both outputs."""
-        super().add(exact, quantized)
-        self.images += len(exact)
         if self.is_classifier:
-            self.equal += int(np.sum(exact.argmax(axis=1) == quantized.argmax(axis=1)))
+            same = exact.argmax(axis=-1) == quantized.argmax(axis=-1)
+            self.scored, self.equal = self.scored + same.size, self.equal + int(same.sum())
+            exact, quantized = (v - v.mean(axis=-1, keepdims=True) for v in (exact, quantized))
+        super().add(exact, quantized)
 
     @property
     def agreement(self) -> float | None:
         """Share of the images for which both rank the same class first, or None."""
-        return self.equal / self.images if self.is_classifier else None
+        return self.equal / self.scored if self.is_classifier else None
 
 
 @dataclasses.dataclass(eq=False)
@@ -96,7 +100,7 @@ class Measured:
     """The statistics of all quantized layers by name, and how far the outputs are apart."""
 
     layers: dict[str, Statistics]
-    outputs: list[Agreement]
+    outputs: list[Comparison]
 
     def __getitem__(self, name: str) -> Statistics:
         return self.layers[name]
@@ -147,7 +151,7 @@ def measure(
         ValueError: The float network gives NaN or infinite values.
     """
     positions = _positions(network, images)
-    agreements = [Agreement(network.steps[number]) for number in network.outputs]
+    comparisons = [Comparison(flag) for flag in network.classifiers]
     parts: dict[int, list[dict[str, Any]]] = {number: [] for number in positions}
     noises = {number: Noise() for number in positions}
     compute = [step.frozen() for step in network.steps]
@@ -159,8 +163,8 @@ def measure(
         for number, arrays in kept.items():
             noises[number].add(arrays["sample"], samples[number])
             parts[number].append(arrays)
-        for agreement, wanted, found in zip(agreements, exact, outputs, strict=True):
-            agreement.add(np.asarray(wanted), np.asarray(found))
+        for comparison, wanted, found in zip(comparisons, exact, outputs, strict=True):
+            comparison.add(np.asarray(wanted), np.asarray(found))
         for number, wanted in dict(zip(network.outputs, exact, strict=True)).items():
             store.append(output_key(number), np.asarray(wanted))
         advance("float network")
@@ -168,7 +172,7 @@ def measure(
         network.steps[number].name: _statistics(positions[number], found, noises[number])
         for number, found in parts.items()
     }
-    return Measured(layers, agreements)
+    return Measured(layers, comparisons)
 
 
 def _positions(network: Network, images: int) -> dict[int, npt.NDArray[np.int32]]:

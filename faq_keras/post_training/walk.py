@@ -3,7 +3,7 @@
 The activations of the images lie on the disk. A layer is corrected, then computed batch by batch;
 what it read is deleted when no later layer needs it:
 
-    results, agreements = Walk(network, store, measured, images=256, batch_size=32).run(options)
+    results, comparisons = Walk(network, store, measured, images=256, batch_size=32).run(options)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from faq_keras.post_training.network import Network, Step
 from faq_keras.post_training.result import LayerResult
 from faq_keras.post_training.store import ActivationStore
 from faq_keras.post_training.teacher import (
-    Agreement,
+    Comparison,
     Measured,
     Noise,
     batches,
@@ -53,7 +53,7 @@ class Walk:
     journal: Journal | None = None
     advance: Callable[[str], None] = lambda _: None
 
-    def run(self, options: Options) -> tuple[list[LayerResult], list[Agreement]]:
+    def run(self, options: Options) -> tuple[list[LayerResult], list[Comparison]]:
         """Corrects all layers.
 
         Returns:
@@ -61,15 +61,18 @@ class Walk:
         """
         left = self.network.readers()
         results: list[LayerResult] = []
-        agreements: dict[int, Agreement] = {}
+        comparisons = [Comparison(flag) for flag in self.network.classifiers]
         for number, step in enumerate(self.network.steps):
             solution = None
             if step.is_folded:
                 solution = self._solution(number, step, options)
             if not step.is_input:
-                noise, agreement = self._compute(number, step, keep=left[number] > 0)
-                if agreement is not None:
-                    agreements[number] = agreement
+                judges = [
+                    comparison
+                    for output, comparison in zip(self.network.outputs, comparisons, strict=True)
+                    if output == number
+                ]
+                noise = self._compute(number, step, left[number] > 0, judges)
                 if step.is_quantized:
                     results.append(self._result(step, solution, noise))
                 self.advance(step.name)
@@ -77,7 +80,7 @@ class Walk:
                 left[source] -= 1
                 if not left[source]:
                     self.store.drop(self._key(source))
-        return results, [agreements[number] for number in self.network.outputs]
+        return results, comparisons
 
     def _key(self, number: int) -> Any:
         step = self.network.steps[number]
@@ -107,10 +110,9 @@ class Walk:
 
         return read
 
-    def _compute(self, number: int, step: Step, keep: bool) -> tuple[Noise, Agreement | None]:
+    def _compute(self, number: int, step: Step, keep: bool, judges: list[Comparison]) -> Noise:
         """Computes a layer's output, stores it if a later layer reads it, and judges it."""
         noise = Noise()
-        agreement = Agreement(step) if number in self.network.outputs else None
         compute = step.frozen()
         for start, stop in batches(self.images, self.batch_size):
             value = compute([self._value(source, start, stop) for source in step.inputs])
@@ -118,12 +120,12 @@ class Walk:
                 known = self.measured[step.name]
                 found = sampled(value, known.positions[start:stop])
                 noise.add(known.sample[start:stop], found.numpy())
-            if agreement is not None:
+            for judge in judges:
                 exact = self.store.read(output_key(number), start, stop)
-                agreement.add(exact, np.asarray(value))
+                judge.add(exact, np.asarray(value))
             if keep:
                 self.store.append(number, to_codes(step, value))
-        return noise, agreement
+        return noise
 
     def _value(self, source: int, start: int, stop: int) -> tf.Tensor:
         """Some images' values of a step."""

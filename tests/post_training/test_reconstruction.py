@@ -241,6 +241,23 @@ def test_the_report_reads_as_a_table_and_comes_back_from_json():
     assert "agreement" in lines[-1] and "->" in lines[-1]
 
 
+def test_the_plan_says_what_was_done_and_how_the_outputs_agree():
+    q, x, model = quantized(nets.concatenated)
+    before = faq_keras.plan_of(q)
+    r = faq_keras.reconstruct(q, x)
+    plan = faq_keras.plan_of(q)
+    assert plan.layers == before.layers and before.settings.post_training is None
+    assert plan.settings.post_training == "reconstruct"
+    (agreement,) = plan.settings.agreement
+    classes = [network.predict(x, verbose=0).argmax(axis=1) for network in (q, model)]
+    same = np.mean(classes[0] == classes[1])
+    assert agreement.top1 == r.outputs[0].agreement_after == same
+    assert (agreement.output, agreement.images) == (before.settings.agreement[0].output, 100)
+    (first,) = before.settings.agreement  # of the same images: the same figures
+    assert first.sqnr == pytest.approx(r.outputs[0].sqnr_before, abs=0.02)
+    assert first.top1 == r.outputs[0].agreement_before and first.images == 100
+
+
 def test_two_outputs_are_compared_each_in_its_own_way():
     q, x, _ = quantized(nets.two_by_two)
     r = faq_keras.reconstruct(q, [x["a"], x["b"]])
