@@ -15,6 +15,7 @@ from faq_keras.deployment import export_onnx, export_tflite, verify
 from faq_keras.integer.parity_report import ParityError
 from faq_keras.plan import QuantPlan
 from faq_keras.policy import Policy
+from faq_keras.post_training.distillation import distill
 from faq_keras.quantization import apply, plan_of, to_float
 from faq_keras.rewrite.tfmot import FAQScheme
 from faq_keras.training import fine_tune, recipe
@@ -29,6 +30,7 @@ __all__ = [
     "converters",
     "custom_layers",
     "diagnostics",
+    "distill",
     "export_onnx",
     "export_tflite",
     "fine_tune",

@@ -18,6 +18,7 @@ from faq_keras.graph_reader import read_graph
 from faq_keras.plan import QuantPlan
 from faq_keras.planning import PlanRequest
 from faq_keras.policy import Policy
+from faq_keras.post_training.teachers import remember
 from faq_keras.rewrite.bridge import to_keras3, to_tf_keras
 from faq_keras.rewrite.keras3 import float_model, plan_of, quantize_model
 from faq_keras.rewrite.rebuild import LayerCopies
@@ -70,7 +71,9 @@ def apply(
     check_configurations(model)
     graph = read_graph(twin)
     quantized = quantize_model(twin, graph, request.plan_for(graph))
-    return to_tf_keras(quantized) if is_tf_keras(model) else quantized
+    quantized = to_tf_keras(quantized) if is_tf_keras(model) else quantized
+    remember(quantized, twin)
+    return quantized
 
 
 def to_float(model: Any) -> Any:
