@@ -13,6 +13,7 @@ convolution of the quantized weights; in inference it is folded into `b` and `c`
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -74,24 +75,21 @@ def fold(
         config: Quantizers of the layer.
         kernel: Float weights; the last axes hold the output channels.
         bias: `[channels]` or None.
-        batch_norm: The normalization behind the convolution, or None.
+        batch_norm: The normalization after the convolution, or None. A layer without one has a
+            multiplier, too, if the kernel's channels are scaled.
         channel_shape: Sizes of those last axes: `(out,)`, or `(in, depth multiplier)` for a
             depthwise kernel.
     """
     exponent = config.kernel_quantizer.exponent(kernel)
-    quantized = config.kernel_quantizer(kernel, exponent=exponent)
+    quantized = config.kernel_quantizer.quantize_scaled(kernel, exponent)
     grid = config.input_specs[0].exponent + exponent
-    if batch_norm is None:
+    if config.multiplier_quantizer is None:
         if bias is None:
             return Folded(quantized, exponent, None, None)
         return Folded(quantized, exponent, _on_grid(config, bias, grid), None)
 
-    scale, shift = _affine(batch_norm)
-    assert config.multiplier_quantizer is not None
+    scale, shift, mean = _scaled_affine(config, bias, batch_norm, math.prod(channel_shape))
     multiplier = config.multiplier_quantizer(scale)
-    mean = tf.cast(batch_norm.mean, tf.float64)
-    if bias is not None:
-        mean = mean - tf.cast(bias, tf.float64)
     step = tf.constant(2.0**config.multiplier_quantizer.spec.exponent, tf.float64)
     magnitude = tf.abs(multiplier)
     reach = _LARGEST_BIAS * fixed_point.tf_power_of_two(grid, tf.float64)
@@ -133,6 +131,24 @@ def fold_affine(
     bias = _on_grid(config, offset / step, tf.constant(config.input_specs[0].exponent))
     kernel = tf.reshape(tf.cast(multiplier / step, tf.float32), [1, 1, channels, 1])
     return Folded(kernel, tf.constant(0), bias, tf.cast(step, tf.float32))
+
+
+def _scaled_affine(
+    config: KernelQuantizeConfig, bias: Any, batch_norm: BatchNorm | None, channels: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """`y = scale * (x - mean) + shift` in float64, where x is the sum of the *scaled* kernel."""
+    if batch_norm is None:
+        scale = tf.ones([channels], tf.float64)
+        shift = mean = tf.zeros([channels], tf.float64)
+    else:
+        scale, shift = _affine(batch_norm)
+        mean = tf.cast(batch_norm.mean, tf.float64)
+    if bias is not None:
+        mean = mean - tf.cast(bias, tf.float64)
+    if config.kernel_quantizer.spec.channel_scales is not None:
+        factors = tf.constant(config.kernel_quantizer.spec.channel_scales, tf.float64)
+        scale, mean = scale / factors, mean * factors
+    return scale, shift, mean
 
 
 def _affine(batch_norm: BatchNorm) -> tuple[tf.Tensor, tf.Tensor]:

@@ -3,20 +3,22 @@
 Five training batches run through the unquantized network. A tensor's range is the maximum over the
 batches of the batch's 99.99th percentile (99.9th where the tensor gets fewer than 8 bits). The
 percentile is exact, yet no tensor is kept: a batch runs in chunks of images, and of each tensor
-only the largest values that the percentile can still depend on survive. In the scope of a
-`tf.distribute` strategy the workers share out the batches, and a worker's devices the chunks; the
-ranges are the same.
+only the largest values that the percentile can still depend on survive, and a random sample of all
+values (`fitting` measures errors on it). In the scope of a `tf.distribute` strategy the workers
+share out the batches, and a worker's devices the chunks; the ranges are the same.
 
     graph = read_graph(model)
     ranges = calibrate(graph, dataset, batches=5, percentile={"conv1": 99.9, ...})
     ranges["conv1"].high                  # feeds `fixed_point.range_exponent`
+    ranges["conv1"].sample                # feeds `fitting.fit_values`
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,6 +31,7 @@ from faq_keras.graph import Graph, evaluate
 from faq_keras.workers import Team, team
 
 CHUNK = 32  # images per forward pass
+SAMPLE = 100_000  # values of each tensor that are kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +42,28 @@ class Range:
         high: Maximum over the batches of the batch's percentile of the magnitude.
         minimum: Smallest value seen.
         maximum: Largest value seen.
+        sample: Random values of all batches, about `SAMPLE` of them; None if there is none.
     """
 
     high: float
     minimum: float
     maximum: float
+    sample: npt.NDArray[np.float32] | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude seen."""
+        return max(self.maximum, -self.minimum)
 
 
 def calibrate(
-    graph: Graph, data: Any, batches: int, percentile: Mapping[str, float]
+    graph: Graph,
+    data: Any,
+    batches: int,
+    percentile: Mapping[str, float],
+    look: Callable[[Batch], None] | None = None,
 ) -> dict[str, Range]:
     """Runs the float network and measures its tensors.
 
@@ -58,6 +74,7 @@ def calibrate(
         batches: How many batches to use; fewer if the data has fewer.
         percentile: Percentile (50 to 100) of each tensor to measure, by node name; 100 is the
             maximum.
+        look: Is shown each batch, before it is measured.
 
     Returns:
         The range of each of these tensors.
@@ -71,10 +88,15 @@ def calibrate(
     ranges: dict[str, Range] = {}
     crew = team()
     for number, batch in enumerate(input_batches(data, batches, shapes, "calibration")):
+        if look is not None:
+            look(batch)
         if number % crew.workers != crew.worker:
             continue
-        for name, measured in _measure_batch(forward, batch, percentile, crew.devices).items():
-            ranges[name] = widest([measured, ranges.get(name, measured)])
+        quota = _Quota(number, batches)
+        for name, measured in _measure_batch(
+            forward, batch, percentile, crew.devices, quota
+        ).items():
+            ranges[name] = widest([ranges[name], measured]) if name in ranges else measured
     return _of_all_workers(ranges, list(percentile), crew)
 
 
@@ -83,15 +105,30 @@ def _of_all_workers(ranges: Mapping[str, Range], names: list[str], crew: Team) -
     if crew.workers == 1:
         return dict(ranges)
     nothing = Range(-math.inf, math.inf, -math.inf)
-    own = [dataclasses.astuple(ranges.get(name, nothing)) for name in names]
+    own = [_numbers(ranges.get(name, nothing)) for name in names]
     # One worker's infinity times another one's zero would be NaN in a sum; these are finite.
     limit = np.finfo(np.float64).max
     table = crew.exchange(np.clip(np.ravel(own), -limit, limit).tolist())
     rows = table.reshape(crew.workers, len(names), 3)
-    return {
-        name: widest(Range(*map(float, row)) for row in rows[:, column])
-        for column, name in enumerate(names)
-    }
+    found = {}
+    for column, name in enumerate(names):
+        together = widest(Range(*row) for row in rows[:, column].tolist())
+        own_sample = ranges[name].sample if name in ranges else None
+        found[name] = dataclasses.replace(together, sample=_joined_sample(own_sample, crew))
+    return found
+
+
+def _joined_sample(
+    own: npt.NDArray[np.float32] | None, crew: Team
+) -> npt.NDArray[np.float32] | None:
+    """The samples of all workers, in their order; each sends its own, padded to one length."""
+    own = np.empty(0, np.float32) if own is None else own
+    sizes = crew.exchange([own.size])[:, 0].astype(int)
+    if not sizes.max():
+        return None
+    table = crew.exchange(np.pad(own, (0, sizes.max() - own.size)).tolist())
+    parts = [row[:size] for row, size in zip(table, sizes, strict=True)]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def float_forward(graph: Graph, taps: list[str]) -> Any:
@@ -105,8 +142,29 @@ def float_forward(graph: Graph, taps: list[str]) -> Any:
     return forward
 
 
+@dataclasses.dataclass(frozen=True)
+class _Quota:
+    """Which values of a batch go into the samples: the same ones however the work is shared out."""
+
+    batch: int
+    batches: int
+
+    def choose(
+        self, name: str, start: int, images: int, values: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Random values of the chunk that begins at an image of a batch."""
+        chunks = self.batches * -(-images // CHUNK)
+        seed = [zlib.crc32(name.encode()), self.batch, start]
+        places = np.random.default_rng(seed).integers(0, values.size, -(-SAMPLE // chunks))
+        return values[places]
+
+
 def _measure_batch(
-    forward: Any, batch: Batch, percentile: Mapping[str, float], devices: Sequence[str | None]
+    forward: Any,
+    batch: Batch,
+    percentile: Mapping[str, float],
+    devices: Sequence[str | None],
+    quota: _Quota,
 ) -> dict[str, Range]:
     """Runs a batch in chunks, whose tensors are searched in parallel (numpy frees the GIL)."""
     trackers: dict[str, _TopValues] = {}
@@ -127,8 +185,10 @@ def _measure_batch(
                         total = int(tf.size(tensor)) // min(CHUNK, images - start) * images
                         trackers[name] = _TopValues(name, total, percentile[name])
                 # A memoryview, unlike .numpy(), is no copy.
-                arrays = [np.asarray(memoryview(tensor)) for tensor in tensors.values()]
+                arrays = [np.asarray(memoryview(tensor)).ravel() for tensor in tensors.values()]
                 list(pool.map(_TopValues.update, [trackers[name] for name in tensors], arrays))
+                for name, array in zip(tensors, arrays, strict=True):
+                    trackers[name].sample.append(quota.choose(name, start, images, array))
     return {name: tracker.range() for name, tracker in trackers.items()}
 
 
@@ -148,10 +208,10 @@ class _TopValues:
         self.threshold = -np.inf
         self.largest = np.empty(0, np.float32)
         self.minimum, self.maximum = np.inf, -np.inf
+        self.sample: list[npt.NDArray[np.float32]] = []
 
     def update(self, values: npt.NDArray[np.floating]) -> None:
-        """Takes in one chunk."""
-        values = values.ravel()
+        """Takes in one chunk, a vector."""
         low, high = float(values.min()), float(values.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError(
@@ -187,7 +247,7 @@ class _TopValues:
         ordered = np.sort(self.largest)
         above = ordered[min(1, ordered.size - 1)]
         high = float(ordered[0]) + self.fraction * (float(above) - float(ordered[0]))
-        return Range(high, self.minimum, self.maximum)
+        return Range(high, self.minimum, self.maximum, np.concatenate(self.sample))
 
 
 def _magnitudes_above(
@@ -204,5 +264,12 @@ def _magnitudes_above(
 
 def widest(ranges: Iterable[Range]) -> Range:
     """The range that covers all of them; at least one."""
-    highs, minima, maxima = zip(*(dataclasses.astuple(r) for r in ranges), strict=True)
-    return Range(max(highs), min(minima), max(maxima))
+    ranges = list(ranges)
+    highs, minima, maxima = zip(*map(_numbers, ranges), strict=True)
+    samples = [r.sample for r in ranges if r.sample is not None]
+    sample = np.concatenate(samples) if samples else None
+    return Range(max(highs), min(minima), max(maxima), sample)
+
+
+def _numbers(measured: Range) -> tuple[float, float, float]:
+    return measured.high, measured.minimum, measured.maximum

@@ -19,7 +19,6 @@ in float32 whatever the dtype policy: half precision does not hold the network's
 from __future__ import annotations
 
 import abc
-import dataclasses
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -68,7 +67,7 @@ class QuantizedInput(QuantizedLayer):
 
     def get_config(self) -> dict[str, Any]:
         """The plan entry and the shared settings."""
-        return super().get_config() | {"settings": dataclasses.asdict(self.settings)}
+        return super().get_config() | {"settings": self.settings.to_dict()}
 
 
 class QuantizedFoldedLayer(QuantizedLayer):
@@ -148,6 +147,11 @@ class QuantizedKernelLayer(QuantizedFoldedLayer):
     def kernel(self) -> Any:
         """Its float weights."""
         return getattr(self.kernel_layer, kernel_attribute(self.kernel_layer))
+
+    @property
+    def kernel_scales(self) -> Any:
+        """The plan's channel scales in a shape that broadcasts to the kernel, or None."""
+        return self.quantize_config.kernel_quantizer.scales(self.kernel)
 
     def fold(self) -> arithmetic.Folded:
         """Quantized weights; bias and batch normalization as bias and multiplier."""

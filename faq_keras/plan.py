@@ -20,159 +20,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from faq_keras.files import atomic_write
-from faq_keras.fixed_point import code_range
+from faq_keras.plan_parts import (
+    Agreement,
+    Fit,
+    KernelSpec,
+    MultiplierSpec,
+    TensorSpec,
+    check_types,
+    plain,
+)
 
 FORMAT = "faq_keras.plan/1"
+_Part = TypeVar("_Part")
 # A user's own layer (`custom_layers`) has this and its registered name as its kind.
 CUSTOM_PREFIX = "custom:"
-# Kernels reckon with ratios of scales; beyond these no float32 holds them.
-EXPONENTS = range(-60, 61)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-# What the fields' types allow: a plan comes from a file, which may hold anything.
-_TYPES: Mapping[str, Callable[[Any], bool]] = {
-    "int": _is_int,
-    "float": lambda value: _is_int(value) or (isinstance(value, float) and math.isfinite(value)),
-    "bool": lambda value: isinstance(value, bool),
-    "str": lambda value: isinstance(value, str),
-    "tuple[str, ...]": lambda value: all(isinstance(part, str) for part in value),
-}
-
-
-def _check_types(entry: Any) -> None:
-    """Raises a ValueError if a field of a plan's part has another type than it declares."""
-    for field in dataclasses.fields(entry):
-        value, (kind, *none) = getattr(entry, field.name), str(field.type).split(" | ")
-        if not (none and value is None) and not _TYPES.get(kind, lambda _: True)(value):
-            raise ValueError(
-                f"The field {field.name} of a {type(entry).__name__} is {value!r}, not {field.type}"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorSpec:
-    """An activation tensor: `value = code * 2**exponent`.
-
-    Attributes:
-        bits: 2 to 8 unsigned (ReLU outputs), 8 signed (linear tensors), 16 signed (logits).
-        exponent: The paper's `l`.
-        signed: Whether codes may be negative.
-        limit: Largest code when it is below the width's own (ReLU6), else None.
-    """
-
-    bits: int
-    exponent: int
-    signed: bool
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_types(self)
-        if self.signed and self.bits not in (8, 16):
-            raise ValueError(
-                f"A signed activation tensor has 8 or 16 bits, not {self.bits}: no TFLite kernel "
-                f"clamps a narrower range."
-            )
-        if not self.signed and not 2 <= self.bits <= 8:
-            raise ValueError(f"An unsigned activation tensor has 2 to 8 bits, not {self.bits}.")
-        if self.exponent not in EXPONENTS:
-            raise ValueError(
-                f"The exponent {self.exponent} of an activation tensor is out of the range "
-                f"[{EXPONENTS[0]}, {EXPONENTS[-1]}] that integer kernels can compute with."
-            )
-        if self.limit is not None and not 0 < self.limit <= code_range(self.bits, self.signed)[1]:
-            raise ValueError(f"The limit {self.limit} is not a code of a {self.bits}-bit tensor.")
-
-    @property
-    def lowest(self) -> int:
-        """Smallest code. Signed tensors use the whole container: no kernel clamps at -127."""
-        return code_range(self.bits, self.signed, symmetric=False)[0]
-
-    @property
-    def highest(self) -> int:
-        """Largest code."""
-        return code_range(self.bits, self.signed)[1] if self.limit is None else self.limit
-
-    @property
-    def step(self) -> float:
-        """The value of one code step."""
-        return 2.0**self.exponent
-
-    @property
-    def zero_point(self) -> int:
-        """Integer of code 0: puts the highest code where the int8 container saturates."""
-        return 0 if self.signed else 128 - 2**self.bits
-
-    def __str__(self) -> str:
-        low, high = self.lowest * self.step, self.highest * self.step
-        sign = "signed" if self.signed else "unsigned"
-        return f"{self.bits:>2} {sign:<8} 2^{self.exponent:<4} [{low:g}, {high:g}]"
-
-
-@dataclasses.dataclass(frozen=True)
-class KernelSpec:
-    """A weight tensor; its exponent is recomputed from the float weights (paper section 3.1.1).
-
-    Attributes:
-        bits: 2 to 8.
-        clip_stds: The paper's constant: range in standard deviations
-            (`fixed_point.KERNEL_CLIP_STDS`).
-    """
-
-    bits: int
-    clip_stds: float
-
-    def __post_init__(self) -> None:
-        _check_types(self)
-        if not 2 <= self.bits <= 8:
-            raise ValueError(f"A weight tensor has 2 to 8 bits, not {self.bits}.")
-        if not 0 < self.clip_stds < 1000:
-            raise ValueError(f"Weights are not clipped to {self.clip_stds} standard deviations.")
-
-    def __str__(self) -> str:
-        return f"{self.bits:>2} signed   from weights: {self.clip_stds:g} std / 2^{self.bits}"
-
-
-@dataclasses.dataclass(frozen=True)
-class MultiplierSpec:
-    """The per-channel multipliers of a folded batch normalization.
-
-    Attributes:
-        bits: 8 (paper section 2.1).
-        exponent: Calibrated from the pretrained multipliers, or the paper's -4 (section 3.1.1: `l =
-            -b/2`).
-        finer: How many times a channel may halve this step until its multiplier needs all bits; 0
-            gives all channels the same step, as in the paper. The deployed scale is a float32
-            number per channel, so it costs nothing.
-    """
-
-    bits: int
-    exponent: int
-    finer: int = 0
-
-    def __post_init__(self) -> None:
-        _check_types(self)
-        if not 2 <= self.bits <= 8:
-            raise ValueError(f"A multiplier has 2 to 8 bits, not {self.bits}.")
-        if self.exponent not in EXPONENTS or not 0 <= self.finer <= 32:
-            raise ValueError(
-                f"The steps of multipliers cannot go from 2^{self.exponent} down {self.finer} times"
-            )
-
-    def __str__(self) -> str:
-        high = code_range(self.bits, signed=True)[1] * 2.0**self.exponent
-        least = f"2^{self.exponent - self.finer}.." if self.finer else ""
-        return f"{self.bits:>2} signed   {least}2^{self.exponent:<4} [{-high:g}, {high:g}]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +51,10 @@ class LayerPlan:
         inputs: Names of the quantized layers whose output codes it reads.
         output: Its output tensor.
         kernel: Its weights, if it has any.
-        multiplier: Its batch normalization multipliers, if it has any.
+        multiplier: Its batch normalization multipliers, if it has any; without a batch
+            normalization, those that take the kernel's channel scales back.
+        output_fit: Where the output's exponent comes from, if it was fitted.
+        kernel_fit: Where the kernel's exponent comes from, if it was fitted.
     """
 
     name: str
@@ -194,25 +63,33 @@ class LayerPlan:
     output: TensorSpec
     kernel: KernelSpec | None = None
     multiplier: MultiplierSpec | None = None
+    output_fit: Fit | None = None
+    kernel_fit: Fit | None = None
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
-        return dataclasses.asdict(self) | {"inputs": list(self.inputs)}
+        return plain(dataclasses.asdict(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LayerPlan:
         """The inverse of `to_dict`."""
-        kernel, multiplier = data.get("kernel"), data.get("multiplier")
+
+        def part(name: str, kind: type[_Part]) -> _Part | None:
+            value = data.get(name)
+            return None if value is None else kind(**value)
+
         return cls(
             name=data["name"],
             kind=data["kind"],
             inputs=tuple(data["inputs"]),
             output=TensorSpec(**data["output"]),
-            kernel=None if kernel is None else KernelSpec(**kernel),
-            multiplier=None if multiplier is None else MultiplierSpec(**multiplier),
+            kernel=part("kernel", KernelSpec),
+            multiplier=part("multiplier", MultiplierSpec),
+            output_fit=part("output_fit", Fit),
+            kernel_fit=part("kernel_fit", Fit),
         )
 
     def rows(self) -> Iterator[tuple[str, str, str]]:
@@ -225,7 +102,7 @@ class LayerPlan:
         if self.kernel:
             yield f"{self.name}/kernel", "kernel", str(self.kernel)
         if self.multiplier:
-            yield f"{self.name}/multiplier", "bn multiplier", str(self.multiplier)
+            yield f"{self.name}/multiplier", "multiplier", str(self.multiplier)
         if self.kernel or self.multiplier:
             yield f"{self.name}/bias", "bias", "32 signed   accumulator grid"
         yield self.name, _ROLES.get(self.kind, self.kind), str(self.output)
@@ -247,6 +124,11 @@ class PlanSettings:
         percentile: Calibration percentile of the tensors with `activation_bits`.
         calibration_batches: How many batches were looked at.
         recipe: Name of the fine-tuning recipe, when known.
+        scales: "fitted" by least squared error, or those of the "paper".
+        post_training: The last post-training step that changed the weights: "reconstruct" or
+            "distill".
+        agreement: How the quantized network agreed with the float one, per output, when it was
+            made or after that step.
     """
 
     weight_bits: int
@@ -256,9 +138,18 @@ class PlanSettings:
     percentile: float | None = None
     calibration_batches: int = 0
     recipe: str | None = None
+    scales: str = "paper"
+    post_training: str | None = None
+    agreement: tuple[Agreement, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        parts = tuple(a if isinstance(a, Agreement) else Agreement(**a) for a in self.agreement)
+        object.__setattr__(self, "agreement", parts)
+        check_types(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return plain(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,7 +195,7 @@ class QuantPlan:
         """The plan as JSON text."""
         data = {
             "format": FORMAT,
-            "settings": dataclasses.asdict(self.settings),
+            "settings": self.settings.to_dict(),
             "layers": [layer.to_dict() for layer in self.layers],
         }
         return json.dumps(data, indent=1)

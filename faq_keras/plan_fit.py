@@ -13,8 +13,10 @@ from collections.abc import Iterator
 
 from faq_keras.graph import JOINING_KINDS, Graph, Node
 from faq_keras.graph_roles import is_logits
-from faq_keras.plan import LayerPlan, QuantPlan, TensorSpec
-from faq_keras.policy import joined, relu6_limit
+from faq_keras.kernel_fitting import SCALED_KINDS
+from faq_keras.plan import LayerPlan, QuantPlan
+from faq_keras.plan_maker import joined, relu6_limit
+from faq_keras.plan_parts import TensorSpec
 
 
 def check_fits(plan: QuantPlan, graph: Graph) -> None:
@@ -59,11 +61,24 @@ def _differences(
         return
     if (entry.kernel is not None) != node.has_kernel:
         yield f"has weights in the {'model' if node.has_kernel else 'plan'} only"
-    if (entry.multiplier is None) != (node.batch_norm is None):
-        yield f"has batch normalization in the {'model' if node.batch_norm else 'plan'} only"
+    yield from _of_weights(entry, node)
     yield from _of_output(entry, node, [plan[name].output for name in sources])
     if entry.output.bits == 16 and not is_logits(graph, node):
         yield "has 16 bits, which only logits can have"
+
+
+def _of_weights(entry: LayerPlan, node: Node) -> Iterator[str]:
+    scales = entry.kernel.channel_scales if entry.kernel else None
+    if scales is None:
+        if (entry.multiplier is None) != (node.batch_norm is None):
+            yield f"has batch normalization in the {'model' if node.batch_norm else 'plan'} only"
+        return
+    if node.kind not in SCALED_KINDS:
+        yield "has channel scales, which only convolutions can have"
+    elif len(scales) != node.shape[-1]:
+        yield f"has {len(scales)} channel scales in the plan and {node.shape[-1]} channels"
+    elif entry.multiplier is None:
+        yield "has channel scales in the plan, but no multiplier to take them back"
 
 
 def _of_output(entry: LayerPlan, node: Node, sources: list[TensorSpec]) -> Iterator[str]:

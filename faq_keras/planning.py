@@ -17,7 +17,9 @@ from faq_keras.calibration import calibrate
 from faq_keras.compat import check_backend
 from faq_keras.graph import Graph
 from faq_keras.plan import PlanSettings, QuantPlan
-from faq_keras.policy import Policy, check_bits, layer_bits, make_plan, percentiles
+from faq_keras.plan_maker import make_plan
+from faq_keras.policy import Policy, layer_bits, percentiles
+from faq_keras.policy_fields import check_bits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,14 +72,15 @@ class PlanRequest:
                 "finished plan=."
             )
         weight_bits, activation_bits = _split_bits(self.bits)
+        policy = self.policy or Policy()
         settings = PlanSettings(
             weight_bits=weight_bits,
             activation_bits=activation_bits,
             logits_bits=self.logits_bits,
             percentile=self.percentile,
             calibration_batches=self.calibration_batches,
+            scales=policy.scales,
         )
-        policy = self.policy or Policy()
         chosen = percentiles(graph, layer_bits(graph, settings, policy), self.percentile)
         ranges = calibrate(graph, self.calibration_data, self.calibration_batches, chosen)
         return make_plan(graph, ranges, settings, policy)

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from faq_keras.fixed_point import KERNEL_CLIP_STDS
-from faq_keras.plan import EXPONENTS
+from faq_keras.plan_parts import EXPONENTS
 
+SCALES = ("fitted", "paper")
 BN_EXPONENTS = ("per_channel", "calibrated", "paper")
 CLIP_READINGS = ("total", "plus_minus")
 # A wider clip than this would round all weights to zero; "plus_minus" doubles it.
@@ -35,6 +36,16 @@ def check_bits(bits: object, what: str) -> int:
     if isinstance(bits, bool) or not isinstance(bits, (int, np.integer)) or not 2 <= bits <= 8:
         raise ValueError(f"{what} must be an integer from 2 to 8, received {bits!r}.")
     return int(bits)
+
+
+def check_scales(scales: object) -> None:
+    """Checks how exponents are chosen.
+
+    Raises:
+        ValueError: If it is no known way.
+    """
+    if not isinstance(scales, str) or scales not in SCALES:
+        raise ValueError(f"scales must be 'fitted' or 'paper', received {scales!r}.")
 
 
 def check_overrides(overrides: Any) -> None:

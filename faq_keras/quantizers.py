@@ -18,8 +18,11 @@ The same objects run in the Keras 3 layers of this package and under tfmot's `qu
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from faq_keras import fixed_point
@@ -38,7 +41,8 @@ class _StatelessQuantizer(Quantizer):
 
     def get_config(self) -> dict[str, Any]:
         """The spec as plain JSON types."""
-        return dataclasses.asdict(self.spec)
+        config = dataclasses.asdict(self.spec)
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in config.items()}
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__
@@ -48,24 +52,61 @@ class _StatelessQuantizer(Quantizer):
 
 
 class KernelQuantizer(_StatelessQuantizer):
-    """Weights: symmetric, one exponent per tensor, recomputed in every step (paper 3.1.1)."""
+    """Weights: symmetric, one exponent per tensor, recomputed in every step (paper 3.1.1).
+
+    With channel scales the exponent is that of the scaled weights, so each channel of the weights
+    has a real step of its own, `2**exponent / scale`.
+    """
 
     def __init__(self, spec: KernelSpec) -> None:
         self.spec = spec
 
+    def scales(self, kernel: Any) -> npt.NDArray[np.float32] | None:
+        """The channel scales in a shape that broadcasts to the weights, or None.
+
+        Args:
+            kernel: Weights whose last axis, or last two axes (depthwise), hold the output channels.
+
+        Raises:
+            ValueError: If there is another number of channels than of scales.
+        """
+        if self.spec.channel_scales is None:
+            return None
+        scales = np.array(self.spec.channel_scales, np.float32)
+        shape = tuple(kernel.shape)
+        for channels in (shape[-1:], shape[-2:]):
+            if math.prod(channels) == scales.size:
+                return scales.reshape(channels)
+        raise ValueError(f"{scales.size} channel scales do not fit weights of the shape {shape}.")
+
+    def scaled(self, kernel: Any) -> tf.Tensor:
+        """The weights whose codes are stored: times the channel scales, if there are any."""
+        scales = self.scales(kernel)
+        kernel = tf.convert_to_tensor(kernel)
+        return kernel if scales is None else kernel * scales
+
     def exponent(self, kernel: tf.Tensor) -> tf.Tensor:
-        """`l` of the float weights, an int32 scalar."""
-        return fixed_point.tf_kernel_exponent(kernel, self.spec.bits, self.spec.clip_stds)
+        """`l` of the float weights, scaled, an int32 scalar."""
+        scaled = self.scaled(kernel)
+        return fixed_point.tf_kernel_exponent(scaled, self.spec.bits, self.spec.clip_stds)
+
+    def quantize_scaled(self, kernel: Any, exponent: tf.Tensor) -> tf.Tensor:
+        """The scaled weights on their grid, `code * 2**exponent`."""
+        lowest, highest = fixed_point.code_range(self.spec.bits, signed=True)
+        return fixed_point.tf_quantize(self.scaled(kernel), exponent, lowest, highest)
 
     def __call__(
         self, inputs: tf.Tensor, training: bool = False, weights: Any = None, **kwargs: Any
     ) -> tf.Tensor:
-        """Quantizes float weights of any shape; `exponent=` skips its computation."""
+        """Quantizes float weights of any shape; `exponent=` skips its computation.
+
+        The result is in the units of the weights, so channel scales are divided out again.
+        """
         exponent = kwargs.get("exponent")
-        lowest, highest = fixed_point.code_range(self.spec.bits, signed=True)
-        return fixed_point.tf_quantize(
-            inputs, self.exponent(inputs) if exponent is None else exponent, lowest, highest
-        )
+        exponent = self.exponent(inputs) if exponent is None else exponent
+        quantized = self.quantize_scaled(inputs, exponent)
+        scales = self.scales(inputs)
+        return quantized if scales is None else quantized / scales
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> KernelQuantizer:

@@ -37,6 +37,7 @@ from faq_keras.diagnostics.plan_runner import PlanRunner
 from faq_keras.graph import KERNEL_KINDS, Graph
 from faq_keras.graph_reader import read_graph
 from faq_keras.plan import PlanSettings, QuantPlan
+from faq_keras.plan_maker import make_plan
 from faq_keras.policy import (
     Bits,
     Policy,
@@ -44,7 +45,6 @@ from faq_keras.policy import (
     first_layers,
     last_layers,
     layer_bits,
-    make_plan,
     percentiles,
 )
 
@@ -242,7 +242,7 @@ class _Plans:
 
     def __init__(self, graph: Graph, policy: Policy, parts: str) -> None:
         self._graph, self._policy, self._parts = graph, policy, parts
-        self._settings = PlanSettings(weight_bits=WIDE, activation_bits=WIDE)
+        self._settings = PlanSettings(WIDE, WIDE, scales=policy.scales)
         self._ranges: dict[tuple[str, float], Range] = {}
 
     def calibrate(self, data: Any, batches: int, widths: Iterable[int]) -> None:

@@ -11,6 +11,7 @@ step `2**(-p/2)`.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -19,7 +20,8 @@ from faq_keras.calibration import Range, calibrate
 from faq_keras.graph_reader import read_graph
 from faq_keras.graph_roles import is_logits
 from faq_keras.plan import PlanSettings, QuantPlan
-from faq_keras.policy import Policy, layer_bits, make_plan, percentiles
+from faq_keras.plan_maker import make_plan
+from faq_keras.policy import Policy, layer_bits, percentiles
 
 _LINEAR_BITS = 8  # of tensors without ReLU, such as the branches of an addition
 # Ours: the paper's logits have 32 bits, and 16 of them reach to 64 in steps of 1/512.
@@ -40,15 +42,16 @@ def uncalibrated_plan(
         bits: `(weight_bits, activation_bits)`.
         images: Inputs as `faq_keras.apply` takes them as calibration data; one batch is used.
         logits_bits: 16 or 8.
-        policy: Deviations from the paper's bits. A network with random weights wants
-            `bn_exponent="paper"`: the multipliers that it has now are not those it will need.
+        policy: Deviations from the paper's bits; scales are the paper's. A network with random
+            weights wants `bn_exponent="paper"`: the multipliers that it has now are not those it
+            will need.
 
     Raises:
         ValueError: As `faq_keras.apply`.
     """
     graph = read_graph(model)
     settings = PlanSettings(bits[0], bits[1], logits_bits)
-    policy = policy or Policy()
+    policy = dataclasses.replace(policy or Policy(), scales="paper")
     widths = layer_bits(graph, settings, policy)
     ranges: dict[str, Range] = {}
     for name in percentiles(graph, widths, None):
