@@ -94,7 +94,8 @@ class Distillation:
         )
         lines = [title, f"  loss {self.loss_first:.4g} -> {self.loss_last:.4g}"]
         for before, after in zip(self.before, self.after, strict=True):
-            lines.append(f"  {before} -> {after.figure}")
+            change = str(after).removeprefix(f"{after.output}: ").removeprefix("agreement ")
+            lines.append(f"  {before} -> {change}")
         if not self.kept:
             lines.append("  The loss did not fall: the network is what it was before.")
         return "\n".join(lines)
@@ -203,12 +204,13 @@ def _learned(
     model: Any, teacher: Any, variables: Sequence[Any], inputs: Sequence[Array], course: _Course
 ) -> tuple[tuple[Distance, ...], tuple[Distance, ...], bool]:
     """Trains the variables; the distances before and after, and whether the result was kept."""
-    batch_size = min(course.batch_size, len(inputs[0]))
+    count = len(inputs[0])
+    batch_size = min(course.batch_size, count)
     compared = Comparison(model, teacher)
     measured = [part[:_MEASURED] for part in inputs]
     before = compared.measure(measured, batch_size)
     start = _total(before)
-    _check_finite(model, start, 0, course)
+    _check_finite(model, start, 0, count, course)
     with _restored_on_error(variables) as restore:
         update = _update(model, compared, variables, course, [d.variance for d in before])
         batches = augmented_batches(inputs, batch_size, course.steps, course.seed, course.augment)
@@ -221,9 +223,9 @@ def _learned(
         )
         for step, batch in bar:
             loss = float(update([tf.constant(part) for part in batch]))
-            _check_finite(model, loss, step, course)
+            _check_finite(model, loss, step, count, course)
         after = compared.measure(measured, batch_size)
-        _check_finite(model, _total(after), course.steps, course)
+        _check_finite(model, _total(after), course.steps, count, course)
         kept = _total(after) < start
         if not kept:
             restore()
@@ -327,7 +329,7 @@ def _restored_on_error(variables: Sequence[Any]) -> Iterator[Callable[[], None]]
         raise
 
 
-def _check_finite(model: Any, loss: float, step: int, course: _Course) -> None:
+def _check_finite(model: Any, loss: float, step: int, count: int, course: _Course) -> None:
     """Raises a ValueError that says what to do if the loss is not finite."""
     if math.isfinite(loss):
         return
@@ -339,7 +341,7 @@ def _check_finite(model: Any, loss: float, step: int, course: _Course) -> None:
     raise ValueError(
         f"The distillation of '{model.name}' diverged: after step {step} of {course.steps} the "
         f"loss is {loss}. The network is what it was before. Try a lower learning rate than "
-        f"{course.learning_rate:g}."
+        f"{course.learning_rate:g}, and look for images of another range among the {count:,}."
     )
 
 

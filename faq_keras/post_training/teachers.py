@@ -84,7 +84,7 @@ def teacher_of(quantized: Any, teacher: Any = None) -> Teacher:
     if remembered is not None:
         origin = f"the float model '{remembered.name}' that was quantized"
         return Teacher(remembered, origin)
-    done = getattr(plan.settings, "post_training", None)
+    done = plan.settings.post_training
     if done is not None:
         raise ValueError(
             f"Model '{quantized.name}' went through {done} in another process, which changed the "
@@ -104,7 +104,7 @@ def record(quantized: Any, method: str) -> None:
         method: "reconstruct" or "distill".
     """
     for layer in quantized._flatten_layers():
-        if isinstance(layer, QuantizedInput) and hasattr(layer.settings, "post_training"):
+        if isinstance(layer, QuantizedInput):
             layer.settings = dataclasses.replace(layer.settings, post_training=method)
 
 
