@@ -1,1 +1,1 @@
-"""Accuracy without training: what a quantized network learns from a few unlabelled images."""
+"""What is done to a quantized network without labels or training, and what shows that it worked."""
