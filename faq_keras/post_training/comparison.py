@@ -6,7 +6,7 @@ error, relative to the variance of the teacher's output.
 
     both = Comparison(q, float_model)
     for found in both.measure([x]):
-        print(found)                    # dense: agreement 97.36 %, 18.2 dB
+        print(found.agreement)          # dense: 97.4 % same top-1, SQNR 18.2 dB on 1,024 images
     losses = both.losses([tf.constant(x[:64])], temperature=1.0, variances=[found.variance])
 """
 
@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from faq_keras.compat import keras_of
 from faq_keras.graph import functional_of, last_activation
+from faq_keras.plan_parts import Agreement
 
 _LEAST = float(np.finfo(np.float32).tiny)  # logarithms of probabilities go no further down
 
@@ -34,14 +35,14 @@ class Output:
     Attributes:
         name: Name of the layer that gives it.
         is_classifier: Whether it holds scores of classes along its last axis.
-        softmax: Whether the quantized network gives them after a softmax.
-        teacher_softmax: Whether the teacher does.
+        is_sigmoid: Whether both networks end in a sigmoid.
+        is_probability: Whether the teacher gives scores after a softmax.
     """
 
     name: str
     is_classifier: bool
-    softmax: bool
-    teacher_softmax: bool
+    is_sigmoid: bool
+    is_probability: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,25 +50,14 @@ class Distance:
     """How far an output of the quantized network is from its teacher's, over some images.
 
     Attributes:
-        output: Name of the output.
-        loss: The mean divergence, or the squared error by the variance of the teacher's output.
-        agreement: Share of the images (or pixels) for which both rank the same class first; None
-            for what is no classifier.
-        sqnr: Signal to noise of the output in dB; None if there is no noise.
-        variance: Of the teacher's output, around the mean of each of its last axis' channels.
+        loss: The mean divergence, or the squared error by `variance`.
+        variance: Of the teacher's output, around the mean of each channel.
+        agreement: The same for people.
     """
 
-    output: str
     loss: float
-    agreement: float | None
-    sqnr: float | None
     variance: float
-
-    def __str__(self) -> str:
-        noise = "exact" if self.sqnr is None else f"{self.sqnr:.1f} dB"
-        if self.agreement is None:
-            return f"{self.output}: {noise}"
-        return f"{self.output}: agreement {100 * self.agreement:.2f} %, {noise}"
+    agreement: Agreement
 
 
 class Comparison:
@@ -122,7 +112,11 @@ class Comparison:
             for total, sums in zip(totals, self._statistics(chunk), strict=True):
                 values = [value.numpy() for value in sums]
                 total[:] = [a + b for a, b in zip(total, values, strict=True)] if total else values
-        return tuple(map(_distance, self.outputs, totals))
+        images = len(inputs[0])
+        return tuple(
+            _distance(output, total, images)
+            for output, total in zip(self.outputs, totals, strict=True)
+        )
 
     def _run(self, inputs: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """The outputs to compare: of the quantized network and, as logits, of the teacher."""
@@ -131,37 +125,50 @@ class Comparison:
             for model in (self._quantized, self._teacher)
         )
         wanted = [
-            tf.math.log(tf.maximum(value, _LEAST)) if output.teacher_softmax else value
+            tf.math.log(tf.maximum(value, _LEAST)) if output.is_probability else value
             for output, value in zip(self.outputs, wanted, strict=True)
         ]
         return own, [tf.stop_gradient(value) for value in wanted]
 
-    def _sums(self, inputs: Sequence[tf.Tensor]) -> list[tuple[tf.Tensor, ...]]:
+    def _sums(self, inputs: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:
         """What `_distance` needs, summed over a batch in float64."""
         return [
-            (*_class_sums(output, own, wanted), *_error_sums(output, own, wanted))
+            [tf.cast(value, tf.float64) for value in _batch_sums(output, own, wanted)]
             for output, own, wanted in zip(self.outputs, *self._run(inputs), strict=True)
         ]
 
 
-def _class_sums(output: Output, own: tf.Tensor, wanted: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The divergence and the number of equal classes; zeros for what is no classifier."""
-    if not output.is_classifier:
-        return tf.constant(0.0, tf.float64), tf.constant(0.0, tf.float64)
-    divergence = tf.cast(_divergence(own, wanted, 1.0), tf.float64)
-    same = tf.equal(tf.argmax(own, -1), tf.argmax(wanted, -1))
-    return tf.reduce_sum(divergence), tf.reduce_sum(tf.cast(same, tf.float64))
+def _batch_sums(output: Output, own: tf.Tensor, wanted: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Places, sums and squares by channel; loss, equal classes, signal and noise in all."""
+    double = tf.cast(wanted, tf.float64)
+    axes = list(range(len(double.shape) - 1))
+    if output.is_classifier:
+        loss = tf.reduce_sum(_divergence(own, wanted, 1.0))
+        same = tf.math.count_nonzero(tf.equal(tf.argmax(own, -1), tf.argmax(wanted, -1)))
+    else:
+        loss = tf.reduce_sum(tf.math.squared_difference(tf.cast(own, tf.float64), double))
+        same = tf.constant(0)
+    exact, got = _as_scores(output, wanted), _as_scores(output, own)
+    return (
+        tf.reduce_prod(tf.shape(double)[:-1]),
+        tf.reduce_sum(double, axes),
+        tf.reduce_sum(double * double, axes),
+        loss,
+        same,
+        tf.reduce_sum(exact * exact),
+        tf.reduce_sum(tf.math.squared_difference(got, exact)),
+    )
 
 
-def _error_sums(output: Output, own: tf.Tensor, wanted: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Of the outputs as users see them: how many, their sums by channel, squares, and errors."""
-    if output.softmax:
-        own, wanted = tf.nn.softmax(own), tf.nn.softmax(wanted)
-    exact = tf.cast(wanted, tf.float64)
-    axes = list(range(len(exact.shape) - 1))
-    places = tf.cast(tf.reduce_prod(tf.shape(exact)[:-1]), tf.float64)
-    error = tf.reduce_sum(tf.math.squared_difference(tf.cast(own, tf.float64), exact))
-    return places, tf.reduce_sum(exact, axes), tf.reduce_sum(exact * exact, axes), error
+def _as_scores(output: Output, values: tf.Tensor) -> tf.Tensor:
+    """The logits that noise is measured by, in float64; what all classes share is no noise."""
+    values = tf.cast(values, tf.float64)
+    if output.is_classifier:
+        return values - tf.reduce_mean(values, -1, keepdims=True)
+    if output.is_sigmoid:  # float32 holds no logits beyond these in probabilities
+        inside = tf.clip_by_value(values, 2.0**-24, 1 - 2.0**-24)
+        return tf.math.log(inside) - tf.math.log1p(-inside)
+    return values
 
 
 def _output(own: Any, their: Any, quantized: Any, teacher: Any) -> Output:
@@ -180,7 +187,7 @@ def _output(own: Any, their: Any, quantized: Any, teacher: Any) -> Output:
             f"activation {end}, that of the teacher '{teacher.name}' from {other}: they cannot be "
             "compared. Pass a teacher that ends as the quantized model does."
         )
-    return Output(name, scores, end == "softmax", scores and other == "softmax")
+    return Output(name, scores, end == "sigmoid", scores and other == "softmax")
 
 
 def _before_softmax(output: Any) -> Any:
@@ -201,16 +208,16 @@ def _divergence(own: tf.Tensor, wanted: tf.Tensor, temperature: float) -> tf.Ten
     return temperature**2 * tf.reduce_sum(tf.exp(theirs) * (theirs - ours), -1)
 
 
-def _distance(output: Output, totals: Sequence[npt.NDArray[np.float64]]) -> Distance:
-    divergence, same, places, sums, squares, error = totals
+def _distance(output: Output, totals: Sequence[npt.NDArray[np.float64]], images: int) -> Distance:
+    places, sums, squares, loss, same, signal, noise = totals
     variance = float(np.mean(np.maximum(squares / places - (sums / places) ** 2, 0.0))) or 1.0
-    signal, noise = float(np.sum(squares)), float(error)
-    sqnr = 10 * math.log10(signal / noise) if signal > 0 and noise > 0 else None
+    ratio = float(signal) / float(noise) if noise else math.inf
+    sqnr = 10 * math.log10(min(max(ratio, 1e-10), 1e10))
+    top1 = float(same / places) if output.is_classifier else None
+    agreement = Agreement(output.name, images, top1, round(sqnr, 2))
     if output.is_classifier:
-        agreement = float(same / places)
-        return Distance(output.name, float(divergence / places), agreement, sqnr, variance)
-    squared = noise / (float(places) * np.size(sums))
-    return Distance(output.name, squared / variance, None, sqnr, variance)
+        return Distance(float(loss / places), variance, agreement)
+    return Distance(float(loss / (places * np.size(sums))) / variance, variance, agreement)
 
 
 def _listed(value: Any) -> list[Any]:

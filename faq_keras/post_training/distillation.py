@@ -7,7 +7,7 @@ which gradients pass straight. No labels are used, and no training pipeline.
 
     q = faq_keras.apply(model, bits=4, calibration_data=x)
     faq_keras.reconstruct(q, x[:256])
-    print(faq_keras.distill(q, x[:1024]))     # loss 0.0412 -> 0.0287, agreement 96.1 % -> 97.0 %
+    print(faq_keras.distill(q, x[:1024]))     # loss 0.0389 -> 0.0359 ...
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ from faq_keras.compat import keras_of
 from faq_keras.data.batches import input_batches
 from faq_keras.graph import functional_of
 from faq_keras.layers import QuantizedInput
+from faq_keras.plan_parts import Agreement
 from faq_keras.post_training.augmentation import augmented_batches
 from faq_keras.post_training.comparison import Comparison, Distance
-from faq_keras.post_training.teachers import record, teacher_of
+from faq_keras.post_training.teachers import teacher_of
 from faq_keras.quantized_layer import QuantizedLayer
+from faq_keras.rewrite.keras3 import record
 
 Array = npt.NDArray[np.float32]
 
@@ -49,22 +51,26 @@ _MEASURED = 1024  # images that the distance before and after is measured on, at
 class Distillation:
     """What `distill` did.
 
-    The distances are those on the first 1,024 images it learned from, as they are; the accuracy on
-    other images is another question.
+    Losses and agreement are those on the first 1,024 images it learned from, as they are; the
+    accuracy on other images is another question.
 
     Attributes:
-        before: Distance from the teacher of each output before the first step.
+        before: How close each output was to the teacher's before the first step.
         after: The same after the last one.
+        loss_first: The loss before the first step, summed over the outputs.
+        loss_last: The same after the last one.
         images: Number of images.
         steps: Number of steps.
         seconds: What it took.
         teacher: What the teacher was.
         layers: "batch_norm" or "all".
-        kept: False if the distance did not shrink: the network is then what it was before.
+        kept: False if the loss did not fall: the network is then what it was before.
     """
 
-    before: tuple[Distance, ...]
-    after: tuple[Distance, ...]
+    before: tuple[Agreement, ...]
+    after: tuple[Agreement, ...]
+    loss_first: float
+    loss_last: float
     images: int
     steps: int
     seconds: float
@@ -72,30 +78,18 @@ class Distillation:
     layers: str
     kept: bool
 
-    @property
-    def loss_first(self) -> float:
-        """The loss before the first step, summed over the outputs."""
-        return _total(self.before)
-
-    @property
-    def loss_last(self) -> float:
-        """The loss after the last step."""
-        return _total(self.after)
-
     def to_json(self) -> str:
         """The same as JSON text."""
-        losses = {"loss_first": self.loss_first, "loss_last": self.loss_last}
-        return json.dumps(dataclasses.asdict(self) | losses, indent=1)
+        return json.dumps(dataclasses.asdict(self), indent=1)
 
     def __str__(self) -> str:
-        title = (
+        lines = [
             f"Distilled {self.steps} steps on {self.images:,} images in {self.seconds:.0f} s "
-            f"({self.layers}); teacher: {self.teacher}."
-        )
-        lines = [title, f"  loss {self.loss_first:.4g} -> {self.loss_last:.4g}"]
-        for before, after in zip(self.before, self.after, strict=True):
-            change = str(after).removeprefix(f"{after.output}: ").removeprefix("agreement ")
-            lines.append(f"  {before} -> {change}")
+            f"({self.layers}); teacher: {self.teacher}.",
+            f"  loss {self.loss_first:.4g} -> {self.loss_last:.4g}",
+        ]
+        for when, entries in (("before", self.before), ("after", self.after)):
+            lines += [f"  {when}: {entry}" for entry in entries]
         if not self.kept:
             lines.append("  The loss did not fall: the network is what it was before.")
         return "\n".join(lines)
@@ -162,10 +156,20 @@ def distill(
             f"{_ENOUGH_FOR_KERNELS:,}",
         )
     before, after, kept = _learned(model, found.model, variables, inputs, course)
-    seconds = time.monotonic() - begun
-    result = Distillation(before, after, count, steps, seconds, str(found), layers, kept)
+    result = Distillation(
+        tuple(distance.agreement for distance in before),
+        tuple(distance.agreement for distance in after),
+        _total(before),
+        _total(after),
+        count,
+        steps,
+        time.monotonic() - begun,
+        str(found),
+        layers,
+        kept,
+    )
     if kept:
-        record(model, "distill")
+        record(model, post_training="distill", agreement=result.after)
     else:
         _log().warning(
             "distill did not bring '%s' closer to its teacher (loss %.4g -> %.4g); the network is "

@@ -22,7 +22,6 @@ from typing import Any
 
 from faq_keras.compat import is_tf_keras
 from faq_keras.graph import functional_of
-from faq_keras.layers import QuantizedInput
 from faq_keras.rewrite.bridge import to_keras3, to_tf_keras
 from faq_keras.rewrite.keras3 import float_model, plan_of
 
@@ -94,18 +93,6 @@ def teacher_of(quantized: Any, teacher: Any = None) -> Teacher:
     copy = float_model(to_keras3(quantized))
     copy = to_tf_keras(copy) if is_tf_keras(quantized) else copy
     return Teacher(copy, f"the float layers that '{quantized.name}' holds (to_float)")
-
-
-def record(quantized: Any, method: str) -> None:
-    """Notes in a quantized model's plan that its float layers were changed without training.
-
-    Args:
-        quantized: The quantized model; changed in place.
-        method: "reconstruct" or "distill".
-    """
-    for layer in quantized._flatten_layers():
-        if isinstance(layer, QuantizedInput):
-            layer.settings = dataclasses.replace(layer.settings, post_training=method)
 
 
 def _check_shapes(quantized: Any, teacher: Any) -> None:

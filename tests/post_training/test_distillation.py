@@ -10,6 +10,7 @@ import tf_keras
 
 import faq_keras
 from faq_keras.post_training import distillation
+from faq_keras.post_training.agreement import sqnr
 from faq_keras.post_training.augmentation import augmented_batches, flipped_and_shifted, is_image
 from faq_keras.post_training.distillation import distill
 from tests import material
@@ -101,10 +102,11 @@ def test_the_result_reads_as_a_table_and_as_json(pair):
     assert lines[0].startswith("Distilled 12 steps on 48 images in ")
     assert lines[0].endswith("teacher: the float model 'small' that was quantized.")
     assert lines[1] == f"  loss {result.loss_first:.4g} -> {result.loss_last:.4g}"
-    assert lines[2].startswith("  head: agreement ") and lines[2].endswith(" dB")
+    assert lines[2:] == [f"  before: {result.before[0]}", f"  after: {result.after[0]}"]
     data = json.loads(result.to_json())
-    assert data["loss_first"] == result.loss_first == result.before[0].loss
-    assert data["after"][0]["agreement"] == result.after[0].agreement
+    assert data["loss_first"] == result.loss_first
+    assert data["after"][0]["top1"] == result.after[0].top1
+    assert faq_keras.plan_of(q).settings.agreement == result.after
 
 
 @pytest.mark.parametrize("data", ["dataset", "batches", "dictionary", "bytes"])
@@ -163,10 +165,10 @@ def test_every_kind_of_output_comes_closer(build, x, classifiers):
     q = faq_keras.apply(model, 2, calibration_data=x)
     result = distill(q, x, **SHORT)
     assert result.kept and result.loss_last < result.loss_first
-    names = [output.name for output in model.outputs]
-    assert len(result.before) == len(names)
-    assert [d.agreement is not None for d in result.after] == classifiers
-    assert sum(d.sqnr for d in result.after) > sum(d.sqnr for d in result.before)
+    assert [found.top1 is not None for found in result.after] == classifiers
+    ends = [output._keras_history[0].name for output in q.outputs]
+    assert [found.output for found in result.after] == ends
+    assert sum(found.sqnr for found in result.after) > sum(found.sqnr for found in result.before)
 
 
 def test_losses_are_the_divergence_and_the_relative_squared_error():
@@ -177,11 +179,29 @@ def test_losses_are_the_divergence_and_the_relative_squared_error():
     place, scores = result.before
     theirs, ours = (tf.nn.log_softmax(value["scores"]).numpy() for value in (wanted, own))
     divergence = (np.exp(theirs) * (theirs - ours)).sum(axis=1).mean()
-    assert scores.loss == pytest.approx(divergence, rel=1e-3)
-    assert scores.agreement == np.mean(theirs.argmax(1) == ours.argmax(1))
     exact, error = wanted["place"].numpy(), (own["place"] - wanted["place"]).numpy()
-    assert place.loss == pytest.approx(np.mean(error**2) / np.var(exact), rel=1e-3)
-    assert place.sqnr == pytest.approx(10 * np.log10(np.sum(exact**2) / np.sum(error**2)), rel=1e-3)
+    squared = np.mean(error**2) / np.var(exact)
+    assert result.loss_first == pytest.approx(divergence + squared, rel=1e-3)
+    assert scores.top1 == np.mean(theirs.argmax(1) == ours.argmax(1))
+    assert place.sqnr == pytest.approx(10 * np.log10(np.sum(exact**2) / np.sum(error**2)), abs=0.01)
+    centred = [
+        value["scores"] - tf.reduce_mean(value["scores"], 1)[:, None] for value in (wanted, own)
+    ]
+    assert scores.sqnr == pytest.approx(sqnr(*map(np.asarray, centred)), abs=0.01)
+
+
+def test_agreement_is_that_which_apply_states():
+    for activation in (None, "softmax", "sigmoid"):
+        model = headed(activation)()
+        q = faq_keras.apply(model, 2, calibration_data=X)
+        stated = faq_keras.plan_of(q).settings.agreement
+        (found,) = distill(q, X, steps=1).before
+        assert (found.output, found.images, found.top1) == (
+            stated[0].output,
+            stated[0].images,
+            stated[0].top1,
+        )
+        assert found.sqnr == pytest.approx(stated[0].sqnr, abs=0.02)
 
 
 def test_a_softmax_at_the_end_changes_nothing_but_rounding():
@@ -196,7 +216,7 @@ def test_a_softmax_at_the_end_changes_nothing_but_rounding():
 
 def test_a_teacher_may_leave_the_softmax_out_but_not_end_in_something_else():
     q = faq_keras.apply(headed("softmax")(), 2, calibration_data=X)
-    assert distill(q, X, teacher=headed(None)(), steps=1).before[0].agreement is not None
+    assert distill(q, X, teacher=headed(None)(), steps=1).before[0].top1 is not None
     with pytest.raises(ValueError, match=r"'head_softmax' .* activation softmax, .* from sigmoid"):
         distill(q, X, teacher=headed("sigmoid")())
 

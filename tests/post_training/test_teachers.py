@@ -9,7 +9,8 @@ import pytest
 import tf_keras
 
 import faq_keras
-from faq_keras.post_training.teachers import record, remember, teacher_of
+from faq_keras.post_training.teachers import remember, teacher_of
+from faq_keras.rewrite.keras3 import record
 from tests.networks import images, tiny_resnet
 
 LIBRARIES = pytest.mark.parametrize("library", [keras, tf_keras], ids=["keras", "tf_keras"])
@@ -94,7 +95,7 @@ def test_the_copy_keeps_its_weights_when_the_quantized_model_changes(tmp_path):
 @LIBRARIES
 def test_changed_float_layers_teach_nothing(library, method, tmp_path):
     model, q = quantized(library)
-    record(q, method)
+    record(q, post_training=method)
     assert faq_keras.plan_of(q).settings.post_training == method
     assert teacher_of(q).model is not None  # remembered
     loaded = reloaded(q, tmp_path, library)
