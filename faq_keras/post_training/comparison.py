@@ -212,9 +212,9 @@ def _distance(output: Output, totals: Sequence[npt.NDArray[np.float64]], images:
     places, sums, squares, loss, same, signal, noise = totals
     variance = float(np.mean(np.maximum(squares / places - (sums / places) ** 2, 0.0))) or 1.0
     ratio = float(signal) / float(noise) if noise else math.inf
-    sqnr = 10 * math.log10(min(max(ratio, 1e-10), 1e10))
+    ratio = min(max(ratio, 1e-10), 1e10) if math.isfinite(loss) else 1e-10
     top1 = float(same / places) if output.is_classifier else None
-    agreement = Agreement(output.name, images, top1, round(sqnr, 2))
+    agreement = Agreement(output.name, images, top1, round(10 * math.log10(ratio), 2))
     if output.is_classifier:
         return Distance(float(loss / places), variance, agreement)
     return Distance(float(loss / (places * np.size(sums))) / variance, variance, agreement)

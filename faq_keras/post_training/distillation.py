@@ -15,10 +15,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import logging
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -149,11 +149,10 @@ def distill(
     inputs = _inputs(model, images)
     count = len(inputs[0])
     if layers == "all" and count < _ENOUGH_FOR_KERNELS:
-        _log().warning(
-            "distill(layers='all') on %s images: with fewer than %s, kernels learn the images by "
-            "heart. Take more images, or layers='batch_norm'.",
-            f"{count:,}",
-            f"{_ENOUGH_FOR_KERNELS:,}",
+        warnings.warn(
+            f"distill(layers='all') on {count:,} images: with fewer than {_ENOUGH_FOR_KERNELS:,}, "
+            "kernels learn the images by heart. Take more images, or layers='batch_norm'.",
+            stacklevel=2,
         )
     before, after, kept = _learned(model, found.model, variables, inputs, course)
     result = Distillation(
@@ -171,13 +170,11 @@ def distill(
     if kept:
         record(model, post_training="distill", agreement=result.after)
     else:
-        _log().warning(
-            "distill did not bring '%s' closer to its teacher (loss %.4g -> %.4g); the network is "
-            "what it was before. Try a lower learning rate than %g.",
-            model.name,
-            result.loss_first,
-            result.loss_last,
-            learning_rate,
+        warnings.warn(
+            f"distill did not bring '{model.name}' closer to its teacher (loss "
+            f"{result.loss_first:.4g} -> {result.loss_last:.4g}); the network is what it was "
+            f"before. Try a lower learning rate than {learning_rate:g}.",
+            stacklevel=2,
         )
     return result
 
@@ -351,7 +348,3 @@ def _check_finite(model: Any, loss: float, step: int, count: int, course: _Cours
 
 def _total(distances: Sequence[Distance]) -> float:
     return sum(distance.loss for distance in distances)
-
-
-def _log() -> logging.Logger:
-    return logging.getLogger(__name__)
