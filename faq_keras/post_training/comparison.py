@@ -24,8 +24,13 @@ import tensorflow as tf
 from faq_keras.compat import keras_of
 from faq_keras.graph import functional_of, last_activation
 from faq_keras.plan_parts import Agreement
+from faq_keras.post_training.agreement import agreement_of
 
+# Images that are measured: so many at most, and no more than have these values as outputs.
+_MEASURED, _MEASURED_VALUES = 1024, 2**26
 _LEAST = float(np.finfo(np.float32).tiny)  # logarithms of probabilities go no further down
+
+Array = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +82,9 @@ class Comparison:
         ends = [_before_softmax(own) for own, _ in pairs]
         self._quantized = keras_of(quantized).Model(functional.inputs, ends)
         self._teacher = keras_of(teacher).Model(other.inputs, other.outputs)
-        self._statistics = tf.function(self._sums)
+        self._outputs = tf.function(self._run, reduce_retracing=True)
+        values = sum(math.prod(size or 1 for size in own.shape[1:]) for own, _ in pairs)
+        self._most = max(1, min(_MEASURED, _MEASURED_VALUES // values))
 
     def losses(
         self, inputs: Sequence[tf.Tensor], temperature: float, variances: Sequence[float]
@@ -91,31 +98,26 @@ class Comparison:
         """
         pairs = zip(self.outputs, *self._run(inputs), variances, strict=True)
         return [
-            tf.reduce_mean(_divergence(own, wanted, temperature))
-            if output.is_classifier
-            else tf.reduce_mean(tf.math.squared_difference(own, wanted)) / variance
+            _loss(output, own, wanted, temperature, variance)
             for output, own, wanted, variance in pairs
         ]
 
-    def measure(
-        self, inputs: Sequence[npt.NDArray[np.float32]], batch_size: int = 64
-    ) -> tuple[Distance, ...]:
-        """How far the outputs are apart on images as they are, at temperature 1.
+    def measure(self, inputs: Sequence[Array], batch_size: int = 64) -> tuple[Distance, ...]:
+        """How far the outputs are apart on the first images as they are, at temperature 1.
 
         Args:
             inputs: An array `[images, ...]` for each input, in the order of `model.inputs`.
             batch_size: Images that run at once.
         """
-        totals: list[list[npt.NDArray[np.float64]]] = [[] for _ in self.outputs]
-        for start in range(0, len(inputs[0]), batch_size):
-            chunk = [tf.constant(part[start : start + batch_size]) for part in inputs]
-            for total, sums in zip(totals, self._statistics(chunk), strict=True):
-                values = [value.numpy() for value in sums]
-                total[:] = [a + b for a, b in zip(total, values, strict=True)] if total else values
-        images = len(inputs[0])
+        batches: list[tuple[list[tf.Tensor], list[tf.Tensor]]] = []
+        for start in range(0, min(self._most, len(inputs[0])), batch_size):
+            batches.append(self._outputs([x[start : start + batch_size] for x in inputs]))
+        owns, wanteds = zip(*batches, strict=True)
         return tuple(
-            _distance(output, total, images)
-            for output, total in zip(self.outputs, totals, strict=True)
+            _distance(output, *(tf.concat(parts, 0) for parts in (own, wanted)))
+            for output, own, wanted in zip(
+                self.outputs, zip(*owns, strict=True), zip(*wanteds, strict=True), strict=True
+            )
         )
 
     def _run(self, inputs: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
@@ -129,46 +131,6 @@ class Comparison:
             for output, value in zip(self.outputs, wanted, strict=True)
         ]
         return own, [tf.stop_gradient(value) for value in wanted]
-
-    def _sums(self, inputs: Sequence[tf.Tensor]) -> list[list[tf.Tensor]]:
-        """What `_distance` needs, summed over a batch in float64."""
-        return [
-            [tf.cast(value, tf.float64) for value in _batch_sums(output, own, wanted)]
-            for output, own, wanted in zip(self.outputs, *self._run(inputs), strict=True)
-        ]
-
-
-def _batch_sums(output: Output, own: tf.Tensor, wanted: tf.Tensor) -> tuple[tf.Tensor, ...]:
-    """Places, sums and squares by channel; loss, equal classes, signal and noise in all."""
-    double = tf.cast(wanted, tf.float64)
-    axes = list(range(len(double.shape) - 1))
-    if output.is_classifier:
-        loss = tf.reduce_sum(_divergence(own, wanted, 1.0))
-        same = tf.math.count_nonzero(tf.equal(tf.argmax(own, -1), tf.argmax(wanted, -1)))
-    else:
-        loss = tf.reduce_sum(tf.math.squared_difference(tf.cast(own, tf.float64), double))
-        same = tf.constant(0)
-    exact, got = _as_scores(output, wanted), _as_scores(output, own)
-    return (
-        tf.reduce_prod(tf.shape(double)[:-1]),
-        tf.reduce_sum(double, axes),
-        tf.reduce_sum(double * double, axes),
-        loss,
-        same,
-        tf.reduce_sum(exact * exact),
-        tf.reduce_sum(tf.math.squared_difference(got, exact)),
-    )
-
-
-def _as_scores(output: Output, values: tf.Tensor) -> tf.Tensor:
-    """The logits that noise is measured by, in float64; what all classes share is no noise."""
-    values = tf.cast(values, tf.float64)
-    if output.is_classifier:
-        return values - tf.reduce_mean(values, -1, keepdims=True)
-    if output.is_sigmoid:  # float32 holds no logits beyond these in probabilities
-        inside = tf.clip_by_value(values, 2.0**-24, 1 - 2.0**-24)
-        return tf.math.log(inside) - tf.math.log1p(-inside)
-    return values
 
 
 def _output(own: Any, their: Any, quantized: Any, teacher: Any) -> Output:
@@ -208,16 +170,29 @@ def _divergence(own: tf.Tensor, wanted: tf.Tensor, temperature: float) -> tf.Ten
     return temperature**2 * tf.reduce_sum(tf.exp(theirs) * (theirs - ours), -1)
 
 
-def _distance(output: Output, totals: Sequence[npt.NDArray[np.float64]], images: int) -> Distance:
-    places, sums, squares, loss, same, signal, noise = totals
-    variance = float(np.mean(np.maximum(squares / places - (sums / places) ** 2, 0.0))) or 1.0
-    ratio = float(signal) / float(noise) if noise else math.inf
-    ratio = min(max(ratio, 1e-10), 1e10) if math.isfinite(loss) else 1e-10
-    top1 = float(same / places) if output.is_classifier else None
-    agreement = Agreement(output.name, images, top1, round(10 * math.log10(ratio), 2))
+def _distance(output: Output, own: tf.Tensor, wanted: tf.Tensor) -> Distance:
+    deviations = wanted - tf.reduce_mean(wanted, list(range(len(wanted.shape) - 1)), keepdims=True)
+    variance = float(tf.reduce_mean(tf.square(deviations))) or 1.0
+    loss = _loss(output, own, wanted, 1.0, variance)
+    expected, got = (np.asarray(_scores(output, values)) for values in (wanted, own))
+    agreement = agreement_of(output.name, expected, got, output.is_classifier)
+    return Distance(float(loss), variance, agreement)
+
+
+def _loss(
+    output: Output, own: tf.Tensor, wanted: tf.Tensor, temperature: float, variance: float
+) -> tf.Tensor:
     if output.is_classifier:
-        return Distance(float(loss / places), variance, agreement)
-    return Distance(float(loss / (places * np.size(sums))) / variance, variance, agreement)
+        return tf.reduce_mean(_divergence(own, wanted, temperature))
+    return tf.reduce_mean(tf.math.squared_difference(own, wanted)) / variance
+
+
+def _scores(output: Output, values: tf.Tensor) -> tf.Tensor:
+    """What agreement is measured by: of a sigmoid its logits, as far as float32 holds them."""
+    if not output.is_sigmoid:
+        return values
+    inside = tf.clip_by_value(tf.cast(values, tf.float64), 2.0**-24, 1 - 2.0**-24)
+    return tf.math.log(inside) - tf.math.log1p(-inside)
 
 
 def _listed(value: Any) -> list[Any]:

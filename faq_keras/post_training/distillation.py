@@ -44,7 +44,6 @@ LAYERS = ("batch_norm", "all")
 LEAST_IMAGES = 16
 # With fewer, kernels learn the images by heart.
 _ENOUGH_FOR_KERNELS = 10_000
-_MEASURED = 1024  # images that the distance before and after is measured on, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +207,7 @@ def _learned(
     count = len(inputs[0])
     batch_size = min(course.batch_size, count)
     compared = Comparison(model, teacher)
-    measured = [part[:_MEASURED] for part in inputs]
-    before = compared.measure(measured, batch_size)
+    before = compared.measure(inputs, batch_size)
     start = _total(before)
     _check_finite(model, start, 0, count, course)
     with _restored_on_error(variables) as restore:
@@ -225,7 +223,7 @@ def _learned(
         for step, batch in bar:
             loss = float(update([tf.constant(part) for part in batch]))
             _check_finite(model, loss, step, count, course)
-        after = compared.measure(measured, batch_size)
+        after = compared.measure(inputs, batch_size)
         _check_finite(model, _total(after), course.steps, count, course)
         kept = _total(after) < start
         if not kept:

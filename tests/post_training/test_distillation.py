@@ -9,7 +9,7 @@ import tensorflow as tf
 import tf_keras
 
 import faq_keras
-from faq_keras.post_training import distillation
+from faq_keras.post_training import comparison, distillation
 from faq_keras.post_training.agreement import sqnr
 from faq_keras.post_training.augmentation import augmented_batches, flipped_and_shifted, is_image
 from faq_keras.post_training.distillation import distill
@@ -300,7 +300,7 @@ def test_a_float_model_is_refused(pair):
 def test_a_loss_that_is_not_finite_restores_the_network(pair, monkeypatch):
     _, q = pair
     before = weights(q)
-    monkeypatch.setattr(distillation, "_MEASURED", 16)
+    monkeypatch.setattr(comparison, "_MEASURED", 16)
     x = X.copy()
     x[40] = 3e38  # not among the measured images
     with pytest.raises(ValueError, match=r"diverged: after step \d of 9 the loss is nan.*lower"):
