@@ -119,7 +119,7 @@ def _why_no_means(step: Step, images: int) -> str | None:
 def _round(step: Step, inputs: Inputs, images: int) -> npt.NDArray[np.float32] | None:
     """Gives the layer the kernel with the best codes; None, and no change, if it cannot have it."""
     layer = step.layer
-    original = np.array(layer.kernel)
+    original = layer.kernel.numpy()
     scales = kernel_scales(layer)
     exponent = int(layer.fold().kernel_exponent)
     weights = (original * scales).astype(np.float64) / 2.0**exponent
@@ -212,39 +212,57 @@ def _shift_means(
     variable = constant_of(layer)
     if not live.any():
         return None
-    means, rows = _pre_activations(step, inputs, images, folded)
+    found = _pre_activations(step, inputs, images, folded)
     assert statistics.means is not None
-    shift = -shrunk_mean(np.asarray(means, np.float64) - statistics.means)
+    shift = -shrunk_mean(np.asarray(found.means, np.float64) - statistics.means)
     _shift(layer, variable, folded, np.where(live, shift, 0.0))
     if step.has_relu:
         assert statistics.relu_means is not None
+        limit = layer.plan.output.highest * layer.plan.output.step
+        # The rows are a sample, and its mean is not quite that of all places.
+        sampled = np.clip(found.rows, 0.0, limit).mean(axis=0, dtype=np.float64)
+        target = statistics.relu_means + sampled - found.relu_means
         shifted = layer.fold()
-        rows = rows + _difference(shifted, folded).astype(np.float32)
-        output = layer.plan.output
-        shift = relu_shift(rows, statistics.relu_means, output.highest * output.step)
-        _shift(layer, variable, shifted, np.where(live, shift, 0.0))
-    return np.array(variable)
+        rows = found.rows + _difference(shifted, folded).astype(np.float32)
+        _shift(layer, variable, shifted, np.where(live, relu_shift(rows, target, limit), 0.0))
+    value: npt.NDArray[np.float32] = variable.numpy()
+    return value
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _PreActivations:
+    """What a quantized layer computes before it rounds and clips.
+
+    Attributes:
+        means: Per image, `[images, channels]`.
+        relu_means: After the ReLU, `[channels]`.
+        rows: At sampled places, `[rows, channels]`.
+    """
+
+    means: npt.NDArray[np.float32]
+    relu_means: npt.NDArray[np.float64]
+    rows: npt.NDArray[np.float32]
 
 
 def _pre_activations(
     step: Step, inputs: Inputs, images: int, folded: arithmetic.Folded
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Per-image means `[images, channels]` and sampled rows `[rows, channels]` before the ReLU."""
-    assert step.layer.input_specs
-    scale = step.layer.input_specs[0].step
+) -> _PreActivations:
+    scale, output = step.layer.input_specs[0].step, step.layer.plan.output
     places = math.prod(size or 1 for size in step.shape[1:-1])
     count = math.ceil(_RELU_ROWS / images)
     positions = sample_positions(step.name, "means", images, places, count)
-    means, rows = [], []
+    means, relu_means, rows = [], [], []
     for start, codes in inputs():
-        x = tf.cast(codes, tf.float32) * scale
-        value = step.before_relu(x, folded)
+        value = step.before_relu(tf.cast(codes, tf.float32) * scale, folded)
         means.append(image_means(value).numpy())
         channels = value.shape[-1]
         flat = tf.reshape(value, [len(codes), places, channels])
         chosen = tf.gather(flat, positions[start : start + len(codes)], batch_dims=1)
         rows.append(tf.reshape(chosen, [-1, channels]).numpy())
-    return np.concatenate(means), np.concatenate(rows)[:_RELU_ROWS]
+        clipped = tf.clip_by_value(value, 0.0, output.highest * output.step)
+        relu_means.append(image_means(clipped).numpy())
+    after = np.concatenate(relu_means).mean(axis=0, dtype=np.float64)
+    return _PreActivations(np.concatenate(means), after, np.concatenate(rows))
 
 
 def dead_channels(layer: Any, folded: arithmetic.Folded) -> npt.NDArray[np.bool_]:
@@ -274,7 +292,7 @@ def _shift(
     sign = -1.0 if layer.batch_norm_layer is not None else 1.0
     zeros = np.zeros_like(shift)
     change = np.divide(sign * shift, _gains(layer, folded), out=zeros, where=shift != 0)
-    variable.assign((np.array(variable, np.float64) + change).astype(np.float32))
+    variable.assign((variable.numpy().astype(np.float64) + change).astype(np.float32))
 
 
 def _difference(after: arithmetic.Folded, before: arithmetic.Folded) -> npt.NDArray[np.float64]:

@@ -147,14 +147,14 @@ def _check_count(count: int) -> None:
 
 def _key(q: Any, images: str, options: str) -> dict[str, str]:
     """What the result depends on."""
-    weights = hash_of([np.asarray(variable) for variable in q.weights])
+    weights = hash_of([variable.numpy() for variable in q.weights])
     return {"plan": plan_of(q).hash, "weights": weights, "images": images, "options": options}
 
 
 @contextlib.contextmanager
 def restored_after_errors(model: Any) -> Iterator[None]:
     """After an exception in the block, whatever it is, the model has the weights it had before."""
-    before = [np.array(variable) for variable in model.weights]
+    before = [variable.numpy() for variable in model.weights]
     try:
         yield
     except BaseException:

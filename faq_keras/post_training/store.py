@@ -91,11 +91,15 @@ class ActivationStore:
                 "Give them all one size."
             )
         try:
-            with tensor.path.open("ab") as file:
-                file.write(np.ascontiguousarray(values, tensor.dtype).data)
+            self._write(tensor.path, np.ascontiguousarray(values, tensor.dtype))
         except OSError as error:
             raise ValueError(self._full(error, values.nbytes)) from error
         tensor.images += len(values)
+
+    @staticmethod
+    def _write(path: Path, values: npt.NDArray[Any]) -> None:
+        with path.open("ab") as file:
+            file.write(values.data)
 
     def read(self, key: Any, start: int, stop: int) -> npt.NDArray[Any]:
         """Images `start` to `stop` (at most the last one) of a tensor."""
