@@ -110,8 +110,10 @@ class Comparison:
             batch_size: Images that run at once.
         """
         batches: list[tuple[list[tf.Tensor], list[tf.Tensor]]] = []
-        for start in range(0, min(self._most, len(inputs[0])), batch_size):
-            batches.append(self._outputs([x[start : start + batch_size] for x in inputs]))
+        count = min(self._most, len(inputs[0]))
+        for start in range(0, count, batch_size):
+            stop = min(start + batch_size, count)
+            batches.append(self._outputs([tf.constant(x[start:stop]) for x in inputs]))
         owns, wanteds = zip(*batches, strict=True)
         return tuple(
             _distance(output, *(tf.concat(parts, 0) for parts in (own, wanted)))
@@ -174,7 +176,11 @@ def _distance(output: Output, own: tf.Tensor, wanted: tf.Tensor) -> Distance:
     deviations = wanted - tf.reduce_mean(wanted, list(range(len(wanted.shape) - 1)), keepdims=True)
     variance = float(tf.reduce_mean(tf.square(deviations))) or 1.0
     loss = _loss(output, own, wanted, 1.0, variance)
-    expected, got = (np.asarray(_scores(output, values)) for values in (wanted, own))
+    expected, got = (
+        # The loss is not finite then, which is found out first.
+        np.nan_to_num(np.asarray(_scores(output, values)), posinf=0.0, neginf=0.0)
+        for values in (wanted, own)
+    )
     agreement = agreement_of(output.name, expected, got, output.is_classifier)
     return Distance(float(loss), variance, agreement)
 

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 import faq_keras
+from faq_keras.rewrite.keras3 import record
 from tests.networks import images
 
 
@@ -58,8 +59,16 @@ def test_without_output_the_file_is_replaced_and_distilled_after(faq, q_file, da
     assert outcome.out.splitlines()[-1] == f"Replaced {q_file}"
     assert [path.name for path in tmp_path.iterdir()] == ["q.keras"]
     assert not same(before, weights(q_file))
-    error = faq("reconstruct", q_file, f"--data={data}").err
-    assert "already" in error and "start from the file that was saved before" in error
+
+
+@pytest.mark.parametrize("method", ["reconstruct", "distill"])
+def test_a_file_without_its_float_network_is_refused(refused, q_file, data, method):
+    q = keras.saving.load_model(q_file)
+    record(q, post_training=method)
+    q.save(q_file)
+    error = refused("reconstruct", q_file, f"--data={data}")
+    assert f"q.keras went through {method} already" in error
+    assert "start from the file that was saved before" in error
 
 
 def write_images(folder, count=36):
