@@ -225,8 +225,10 @@ _TRANSPARENT = ("Dropout", "Flatten", "Identity", "Reshape", "SpatialDropout2D")
 _ACTIVATION_LAYERS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "ReLU": "relu", "Relu": "relu"}
 
 
-def last_activation(output: Any) -> str:
+def last_activation(output: Any) -> str | None:
     """Name of the activation that a model's output comes from; "linear" if there is none.
+
+    None if the output comes from a subclassed model, which has no graph.
 
     Args:
         output: One of `model.outputs` of a functional model of either Keras, float or quantized.
@@ -235,8 +237,9 @@ def last_activation(output: Any) -> str:
     while type(operation).__name__ in _TRANSPARENT:
         before = keras.tree.flatten(operation._inbound_nodes[node].input_tensors)[0]
         operation, node, index = before._keras_history
-    if hasattr(operation, "_nodes_by_depth"):  # a model in the model
-        return last_activation(functional_of(operation).outputs[index])
+    if isinstance(operation, keras_of(operation).Model):
+        inner = getattr(operation, "outputs", None)
+        return last_activation(inner[index]) if inner else None
     parts = getattr(operation, "float_layers", None)  # a quantized layer's
     layer = parts[-1] if parts else operation
     for base in type(layer).__mro__:  # layers of either Keras, and Keras 3's operations

@@ -128,8 +128,10 @@ def distill(
         temperature: What scores of classes are divided by before they are compared.
         augment: Whether to flip images horizontally and shift them by up to an eighth of their
             size. Turn it off where mirror images do not occur (text, spectrograms).
-        teacher: The float network, or another one with the same inputs and outputs. None: see
-            `teachers.teacher_of`.
+        teacher: The float network, or another one with the same inputs and outputs. None: the model
+            that `apply` quantized in this process, with the weights that it has now; of a model
+            that was loaded from a file, the float layers in it, unless `reconstruct` or `distill`
+            changed them before it was saved.
         seed: Order and augmentation of the images.
 
     Returns:
