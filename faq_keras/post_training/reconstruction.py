@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from faq_keras.data.batches import input_batches
+from faq_keras.plan import PlanSettings
 from faq_keras.post_training.correction import Options
 from faq_keras.post_training.journal import Journal, hash_of
 from faq_keras.post_training.network import Network, trace
@@ -60,7 +61,8 @@ def reconstruct(
             more per class only: fewer would write their own classes into the network.
         batch_size: Images that are computed at a time.
         workdir: A folder for the activations and a journal of finished layers: after a kill, the
-            same call on the same model (loaded or made again) goes on where it ended.
+            same call on the same model (loaded or made again) goes on where it ended. One process
+            at a time may work in it.
 
     Returns:
         Noise of each layer and agreement with the float network, before and after.
@@ -98,9 +100,16 @@ def reconstruct(
         images=count,
         more_images=more,
         seconds=time.monotonic() - begun,
-        teacher="the float network of q"
-        + (f", fine-tuned by recipe {settings.recipe}" if settings.recipe else ""),
+        teacher=_teacher(settings),
     )
+
+
+def _teacher(settings: PlanSettings) -> str:
+    """Which float network q is compared with: the one it holds, whatever has changed it since."""
+    name = "the float network of q"
+    if settings.recipe:
+        name += f", fine-tuned by recipe {settings.recipe}"
+    return name + (f", changed by {settings.post_training}" if settings.post_training else "")
 
 
 def _make(workdir: str | Path | None) -> None:
