@@ -20,6 +20,7 @@ from faq_keras.plan import QuantPlan
 from faq_keras.planning import PlanRequest
 from faq_keras.policy import Policy
 from faq_keras.post_training.agreement import FirstImages, compare, warn_if_poor
+from faq_keras.post_training.teachers import remember
 from faq_keras.rewrite.bridge import to_keras3, to_tf_keras
 from faq_keras.rewrite.keras3 import float_model, plan_of, quantize_model, record
 from faq_keras.rewrite.rebuild import LayerCopies
@@ -87,7 +88,9 @@ def apply(
         compared = compare(graph, quantized, seen.images)
         record(quantized, agreement=compared)
         warn_if_poor(compared, graph, quantized, seen.images)
-    return to_tf_keras(quantized) if is_tf_keras(model) else quantized
+    quantized = to_tf_keras(quantized) if is_tf_keras(model) else quantized
+    remember(quantized, twin)
+    return quantized
 
 
 def to_float(model: Any) -> Any:
