@@ -15,6 +15,7 @@ from faq_keras.deployment import export_onnx, export_tflite, verify
 from faq_keras.integer.parity_report import ParityError
 from faq_keras.plan import QuantPlan
 from faq_keras.policy import Policy
+from faq_keras.post_training.distillation import Distillation, distill
 from faq_keras.post_training.reconstruction import reconstruct
 from faq_keras.post_training.result import Reconstruction
 from faq_keras.quantization import apply, plan_of, to_float
@@ -23,6 +24,7 @@ from faq_keras.training import fine_tune, recipe
 
 __version__ = _metadata.version("faq_keras")
 __all__ = [
+    "Distillation",
     "FAQScheme",
     "ParityError",
     "Policy",
@@ -32,6 +34,7 @@ __all__ = [
     "converters",
     "custom_layers",
     "diagnostics",
+    "distill",
     "export_onnx",
     "export_tflite",
     "fine_tune",
