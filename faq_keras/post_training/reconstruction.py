@@ -33,6 +33,7 @@ from faq_keras.post_training.network import Network, trace
 from faq_keras.post_training.result import OutputResult, Reconstruction
 from faq_keras.post_training.store import ActivationStore
 from faq_keras.post_training.teacher import Comparison, measure
+from faq_keras.post_training.teachers import remember_own
 from faq_keras.post_training.walk import Walk
 from faq_keras.rewrite.keras3 import plan_of, record
 
@@ -94,6 +95,7 @@ def reconstruct(
         if workdir is not None:
             journal = Journal(workdir, _key(q, digest, f"{options}, batch_size={batch_size}"))
         steps = -(-count // batch_size) + sum(not step.is_input for step in network.steps)
+        remember_own(q)
         with progress(steps) as advance:
             measured = measure(network, store, count, batch_size, advance)
             walk = Walk(network, store, measured, count, batch_size, journal, advance)
