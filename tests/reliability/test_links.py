@@ -99,7 +99,8 @@ def test_logs_are_not_continued_through_links(tmp_path, victim, kind):
 # Functions that write to a path that a caller or user names, so that links are followed.
 NAMED = {
     "deployment.export_tflite", "deployment.export_onnx", "plan.save", "cli.common.write_text",
-    "cli.convert.main", "cli.convert._save", "training.estimates.plot_schedules",
+    "cli.convert.main", "cli.reconstruct.main",
+    "cli.convert._save", "training.estimates.plot_schedules",
     "training.checkpoints._write",
     "converters.qdq.write", "converters.keras_to_onnx.to_onnx", "tflite.loader.unpack",
     "tflite.picture.draw", "tflite.writer.write", "tflite.devices.chart.bar_chart",
