@@ -1,6 +1,7 @@
 """A layer's sensitivity is what a network quantized in that layer alone loses, and nothing else."""
 
 import dataclasses
+import json
 
 import keras
 import numpy as np
@@ -155,6 +156,12 @@ def test_a_softmax_at_the_end_changes_nothing(images):
 
 def test_json_round_trip(measured):
     assert Sensitivity.from_json(measured.to_json()) == measured
+
+
+def test_json_of_before_there_was_reconstruct(measured):
+    data = json.loads(measured.to_json())
+    assert data.pop("after") == "apply"
+    assert Sensitivity.from_json(json.dumps(data)) == measured
 
 
 @pytest.mark.parametrize(
