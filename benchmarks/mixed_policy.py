@@ -10,8 +10,8 @@ packed at their own widths, than those of the uniform one; activations have the 
 Right after quantization, the sensitivity is measured on the first test images (`--measured`) with
 their labels, and the networks are compared on others (`--compared`). With `--after=reconstruct`
 everything but the comparison sees training images without labels: the calibration, the sensitivity,
-and the reconstruction of both networks with 256 of them. Then policies for accuracy floors are made,
-and what they predict is compared with the agreement with the float network on the test images.
+and the reconstruction of the networks with 256 of them. Policies for accuracy floors follow:
+what they promise is compared with the agreement with the float network on the test images.
 """
 
 from __future__ import annotations
