@@ -37,7 +37,7 @@ import tensorflow as tf
 from faq_keras.calibration import Range, calibrate
 from faq_keras.diagnostics.corrected_layers import corrected_layers
 from faq_keras.diagnostics.labelled_data import labelled_arrays
-from faq_keras.diagnostics.plan_runner import PlanRunner, Tensors
+from faq_keras.diagnostics.plan_runner import PlanRunner, Variant
 from faq_keras.graph import KERNEL_KINDS, Graph
 from faq_keras.graph_reader import read_graph
 from faq_keras.plan import PlanSettings, QuantPlan
@@ -51,7 +51,6 @@ from faq_keras.policy import (
     layer_bits,
     percentiles,
 )
-from faq_keras.quantized_layer import QuantizedLayer
 
 WIDE = 8  # bits of everything else
 PARTS = ("layer", "weights", "activations")
@@ -207,7 +206,7 @@ def sensitivity(
     if after == "reconstruct":
         variants = _corrected(model, graph, plans.base, x, variants)
     runner = PlanRunner(graph, plans.base)
-    totals = _measure(runner, x, y, _chunk(graph), [_Variant("", WIDE, plans.base), *variants])
+    totals = _measure(runner, x, y, _chunk(graph), [Variant("", WIDE, plans.base), *variants])
     float_total, base, *rest = (total.means() for total in totals)
     rows = [
         LayerSensitivity(v.name, graph[v.name].kind, v.bits, accuracy, base[0] - accuracy, nats)
@@ -217,32 +216,10 @@ def sensitivity(
     return dataclasses.replace(found, after=after)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Variant:
-    """A network of which one layer has few bits.
-
-    Attributes:
-        name: That layer.
-        bits: Its bits.
-        plan: The network's plan.
-        layer: The layer with weights of its own, or None.
-    """
-
-    name: str
-    bits: int
-    plan: QuantPlan
-    layer: QuantizedLayer | None = None
-
-    def scores(self, runner: PlanRunner, tensors: Tensors) -> Array:
-        """Its scores, `[images, classes]`."""
-        layers = {} if self.layer is None else {self.name: self.layer}
-        return runner.scores(self.plan, tensors, layers).numpy()
-
-
-def _variants(plans: _Plans, widths: Iterable[int]) -> list[_Variant]:
+def _variants(plans: _Plans, widths: Iterable[int]) -> list[Variant]:
     """All that differ from the base."""
     return [
-        _Variant(name, width, plan)
+        Variant(name, width, plan)
         for width in widths
         for name, plan in plans.variants(width)
         if plan != plans.base
@@ -250,8 +227,8 @@ def _variants(plans: _Plans, widths: Iterable[int]) -> list[_Variant]:
 
 
 def _corrected(
-    model: keras.Model, graph: Graph, base: QuantPlan, x: Array, variants: list[_Variant]
-) -> list[_Variant]:
+    model: keras.Model, graph: Graph, base: QuantPlan, x: Array, variants: list[Variant]
+) -> list[Variant]:
     """The same with corrected layers."""
     named = [(variant.name, variant.plan) for variant in variants]
     layers = corrected_layers(model, graph, base, x, named)
@@ -371,7 +348,7 @@ class _Total:
 
 
 def _measure(
-    runner: PlanRunner, x: Array, y: Array | None, chunk: int, variants: Sequence[_Variant]
+    runner: PlanRunner, x: Array, y: Array | None, chunk: int, variants: Sequence[Variant]
 ) -> list[_Total]:
     """The float network's total, and each variant's."""
     totals = [_Total() for _ in range(len(variants) + 1)]

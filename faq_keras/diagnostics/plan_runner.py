@@ -14,10 +14,12 @@ stand for one of them: `runner.scores(other_plan, tensors, {"conv1": layer})`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy.typing as npt
 import tensorflow as tf
 
 from faq_keras.graph import HEAD_KIND, Graph, Node, evaluate
@@ -109,6 +111,29 @@ class PlanRunner:
 
         compiled = tf.function(call, input_signature=signature, jit_compile=False)
         return compiled.get_concrete_function()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variant:
+    """A network of which one layer has few bits.
+
+    Attributes:
+        name: That layer.
+        bits: Its bits.
+        plan: The network's plan.
+        layer: The layer with weights of its own, or None.
+    """
+
+    name: str
+    bits: int
+    plan: QuantPlan
+    layer: QuantizedLayer | None = None
+
+    def scores(self, runner: PlanRunner, tensors: Tensors) -> npt.NDArray[Any]:
+        """Its scores, `[images, classes]`, from the tensors of the runner's base plan."""
+        layers = {} if self.layer is None else {self.name: self.layer}
+        scores: npt.NDArray[Any] = runner.scores(self.plan, tensors, layers).numpy()
+        return scores
 
 
 def _around_own(node: Node, plan: QuantPlan) -> QuantizedLayer:
