@@ -112,6 +112,12 @@ class LayerPlan:
             yield f"{self.name}/bias", "bias", "32 signed   accumulator grid"
         yield self.name, _ROLES.get(self.kind, self.kind), str(self.output)
 
+    def fit_rows(self) -> Iterator[tuple[str, str, str, str]]:
+        """`(tensor name, step, relative error, candidates)` of every exponent that was fitted."""
+        for tensor, fit in ((f"{self.name}/kernel", self.kernel_fit), (self.name, self.output_fit)):
+            if fit is not None:
+                yield tensor, f"2^{fit.chosen}", f"{fit.error:.3g}", str(fit)
+
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object in which no key stands twice: readers would not agree which one counts."""
@@ -122,6 +128,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+# Headings of `fit_rows`. An error is that of quantizing the tensor, relative to its mean square.
+FIT_COLUMNS = ("tensor", "step", "relative error", "candidates and their errors")
 _ROLES = {"input": "input", "dense": "dense out", "global_pool": "pooled", "average_pool": "pooled"}
 
 
@@ -261,6 +269,11 @@ class QuantPlan:
                 f"{reason_of(error, 500).rstrip('.')}. Write one with "
                 f"plan_of(model).save(path)."
             ) from error
+
+    def fit_rows(self) -> Iterator[tuple[str, str, str, str]]:
+        """The rows of all layers, as `FIT_COLUMNS` names them."""
+        for layer in self.layers:
+            yield from layer.fit_rows()
 
     @property
     def hash(self) -> str:

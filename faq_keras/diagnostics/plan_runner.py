@@ -8,19 +8,23 @@ its first layer that differs, and again for every branch that the change does no
     scores = runner.scores(other_plan, tensors)      # float32 [images, classes]
 
 Layers are the quantized layers themselves, around the float model's own layers (which are only
-read), each compiled once for each different entry in the plans.
+read), each compiled once for each different entry in the plans. A layer with weights of its own may
+stand for one of them: `runner.scores(other_plan, tensors, {"conv1": layer})`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
+import numpy.typing as npt
 import tensorflow as tf
 
 from faq_keras.graph import HEAD_KIND, Graph, Node, evaluate
 from faq_keras.plan import LayerPlan, QuantPlan, TensorSpec
+from faq_keras.quantized_layer import QuantizedLayer
 from faq_keras.rewrite.keras3 import quantized_layer
 
 Tensors = Mapping[str, tf.Tensor]
@@ -37,7 +41,7 @@ class PlanRunner:
 
     def __init__(self, graph: Graph, base: QuantPlan) -> None:
         self._graph, self._base = graph, base
-        self._layers: dict[_Key, Callable[..., tf.Tensor]] = {}
+        self._layers: dict[tuple[_Key, QuantizedLayer | None], Callable[..., tf.Tensor]] = {}
         self._float = tf.function(self._float_scores, reduce_retracing=True, jit_compile=False)
 
     @property
@@ -55,19 +59,26 @@ class PlanRunner:
         inputs = {self._graph.inputs[0]: images}
         return evaluate(self._graph, inputs, lambda node, x: self._call(self._base, node, x))
 
-    def scores(self, plan: QuantPlan, tensors: Tensors) -> tf.Tensor:
+    def scores(
+        self,
+        plan: QuantPlan,
+        tensors: Tensors,
+        layers: Mapping[str, QuantizedLayer] | None = None,
+    ) -> tf.Tensor:
         """The scores under another plan, `[images, classes]`.
 
         Args:
             plan: A plan that differs from the base anywhere but in the input.
             tensors: What `tensors` gave.
+            layers: Layers that stand for nodes, with weights of their own and the plan's entries.
         """
+        own = layers or {}
         changed: dict[str, tf.Tensor] = {}
         for node in self._graph.nodes:
-            moved = any(name in changed for name in node.inputs)
+            moved = node.name in own or any(name in changed for name in node.inputs)
             if moved or _key(plan, node) != _key(self._base, node):
                 read = [changed.get(name, tensors[name]) for name in node.inputs]
-                changed[node.name] = self._call(plan, node, read)
+                changed[node.name] = self._call(plan, node, read, own.get(node.name))
         last = self.scored.name
         return changed.get(last, tensors[last])
 
@@ -76,17 +87,22 @@ class PlanRunner:
         values = evaluate(self._graph, inputs, lambda node, x: node.float_call(x))
         return values[self.scored.name]
 
-    def _call(self, plan: QuantPlan, node: Node, inputs: list[tf.Tensor]) -> tf.Tensor:
+    def _call(
+        self,
+        plan: QuantPlan,
+        node: Node,
+        inputs: list[tf.Tensor],
+        layer: QuantizedLayer | None = None,
+    ) -> tf.Tensor:
         key = _key(plan, node)
         if key is None:
             return node.float_call(inputs)
-        if key not in self._layers:
-            self._layers[key] = self._compiled(plan, node)
-        return self._layers[key](*inputs)
+        if (key, layer) not in self._layers:
+            used = _around_own(node, plan) if layer is None else layer
+            self._layers[key, layer] = self._compiled(node, used)
+        return self._layers[key, layer](*inputs)
 
-    def _compiled(self, plan: QuantPlan, node: Node) -> Callable[..., tf.Tensor]:
-        own = [layer for layer in node.layers if not isinstance(layer, keras.layers.InputLayer)]
-        layer = quantized_layer(node, plan, own)
+    def _compiled(self, node: Node, layer: QuantizedLayer) -> Callable[..., tf.Tensor]:
         shapes = [self._graph[name].shape for name in node.inputs] or [node.shape]
         signature = [tf.TensorSpec((None, *shape[1:]), tf.float32) for shape in shapes]
 
@@ -95,6 +111,35 @@ class PlanRunner:
 
         compiled = tf.function(call, input_signature=signature, jit_compile=False)
         return compiled.get_concrete_function()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variant:
+    """A network of which one layer has few bits.
+
+    Attributes:
+        name: That layer.
+        bits: Its bits.
+        plan: The network's plan.
+        layer: The layer with weights of its own, or None.
+    """
+
+    name: str
+    bits: int
+    plan: QuantPlan
+    layer: QuantizedLayer | None = None
+
+    def scores(self, runner: PlanRunner, tensors: Tensors) -> npt.NDArray[Any]:
+        """Its scores, `[images, classes]`, from the tensors of the runner's base plan."""
+        layers = {} if self.layer is None else {self.name: self.layer}
+        scores: npt.NDArray[Any] = runner.scores(self.plan, tensors, layers).numpy()
+        return scores
+
+
+def _around_own(node: Node, plan: QuantPlan) -> QuantizedLayer:
+    """A node's quantized layer around the float model's own layers."""
+    own = [layer for layer in node.layers if not isinstance(layer, keras.layers.InputLayer)]
+    return quantized_layer(node, plan, own)
 
 
 def _key(plan: QuantPlan, node: Node) -> _Key | None:

@@ -25,6 +25,7 @@ from faq_keras.post_training.teacher import (
     Comparison,
     Measured,
     Noise,
+    Statistics,
     batches,
     output_key,
     sampled,
@@ -43,6 +44,7 @@ class Walk:
         batch_size: Images per batch.
         journal: Where finished layers are noted, or None.
         advance: Called after each step with its name.
+        solve: What corrects a layer and returns what it changed, if not `correct`.
     """
 
     network: Network
@@ -52,6 +54,7 @@ class Walk:
     batch_size: int
     journal: Journal | None = None
     advance: Callable[[str], None] = lambda _: None
+    solve: Callable[[Step, Inputs, Statistics, Options], Solution] | None = None
 
     def run(self, options: Options) -> tuple[list[LayerResult], list[Comparison]]:
         """Corrects all layers.
@@ -96,7 +99,8 @@ class Walk:
             if known is not None:
                 known.apply(step.layer)
                 return known
-        solution = correct(step, self._inputs(step), self.measured[step.name], options)
+        solve = correct if self.solve is None else self.solve
+        solution = solve(step, self._inputs(step), self.measured[step.name], options)
         if self.journal is not None:
             self.journal.save(number, step.name, solution)
         return solution

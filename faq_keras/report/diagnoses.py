@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from faq_keras.diagnostics import ActivationStatistics, TensorStatistics, plots
-from faq_keras.plan import QuantPlan
+from faq_keras.plan import FIT_COLUMNS, QuantPlan
 from faq_keras.report import drawings
 from faq_keras.report.document import Picture, Section, Table
 from faq_keras.report.measurements import Measurements, NotMeasuredError
@@ -155,7 +155,7 @@ def layers(pair: tuple[Run, Measurements]) -> Section:
     run, _ = pair
     found, notices = _measured((pair,), "deployment")
     if not found:
-        tables = (_plan_table(run.plan),) if run.plan else ()
+        tables = (_plan_table(run.plan), *_fit_tables(run.plan)) if run.plan else ()
         return Section("layers", title, notices=notices, tables=tables)
     data = next(iter(found.values()))
     times = {op["name"]: op["us"] for op in data["benchmark"]["ops"] or ()}
@@ -189,7 +189,14 @@ def layers(pair: tuple[Run, Measurements]) -> Section:
         drawings.layer_costs(names, sizes, costs),
         table,
     )
-    return Section("layers", title, notices=notices, pictures=(picture,), data=data["benchmark"])
+    return Section(
+        "layers",
+        title,
+        notices=notices,
+        tables=_fit_tables(run.plan),
+        pictures=(picture,),
+        data=data["benchmark"],
+    )
 
 
 def parity(pair: tuple[Run, Measurements]) -> Section:
@@ -274,3 +281,9 @@ def _ratio_table(tensors: Sequence[TensorStatistics]) -> Table:
 def _plan_table(plan: QuantPlan) -> Table:
     rows = tuple(row for layer in plan.layers for row in layer.rows())
     return Table("The plan", ("tensor", "role", "bits, step, range"), rows)
+
+
+def _fit_tables(plan: QuantPlan | None) -> tuple[Table, ...]:
+    """How each exponent was chosen, if they were fitted."""
+    rows = tuple(plan.fit_rows()) if plan else ()
+    return (Table("Scales: the candidates of each tensor", FIT_COLUMNS, rows),) if rows else ()

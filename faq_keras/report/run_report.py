@@ -76,13 +76,24 @@ def _summary(runs: list[Run]) -> str:
         return f"{len(finished)} of {len(runs)} runs are finished."
     run = runs[0]
     if not run.finished:
-        return f"The run {run.name} is {run.progress}; what it left so far is shown."
+        what = f"The run {run.name} is {run.progress}; what it left so far is shown."
+        return " ".join([what, *_agreement(run)])
     figures = [
         f"{title} {sections.percent(run.result[stage].get('accuracy'))}"
         for stage, title in (("float", "float"), ("quantized", "quantized"), ("trained", "trained"))
         if run.result.get(stage)
     ]
-    return f"Top-1 accuracy: {', '.join(figures)}. Recipe {run.result.get('recipe', 'unknown')}."
+    what = f"Top-1 accuracy: {', '.join(figures)}. Recipe {run.result.get('recipe', 'unknown')}."
+    return " ".join([what, *_agreement(run)])
+
+
+def _agreement(run: Run) -> list[str]:
+    """A sentence per output: how close the quantized network was to the float one."""
+    if run.plan is None:
+        return []
+    settings = run.plan.settings
+    when = f"after {settings.post_training or 'apply'}"
+    return [f"Agreement with the float network {when}: {entry}." for entry in settings.agreement]
 
 
 def _singles(runs: list[Run]) -> Section:

@@ -1,11 +1,13 @@
 """The commands on good files, as a user calls them."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from faq_keras.cli.main import COMMANDS
+from faq_keras.plan import QuantPlan
 from faq_keras.tflite import load
 
 
@@ -125,3 +127,36 @@ def test_inspect_shows_a_table(faq, files, name, words):
     assert outcome.status == 0
     for word in words:
         assert word in outcome.out
+    assert "candidates" not in outcome.out
+
+
+@pytest.mark.parametrize("name", ["model", "plan"])
+def test_inspect_shows_how_scales_were_chosen(faq, files, name):
+    outcome = faq("inspect", files[name], "--fits")
+    assert outcome.status == 0
+    fits = [
+        (tensor, fit)
+        for layer in QuantPlan.load(files["plan"]).layers
+        for tensor, fit in (
+            (f"{layer.name}/kernel", layer.kernel_fit),
+            (layer.name, layer.output_fit),
+        )
+        if fit is not None
+    ]
+    assert fits
+    lines = outcome.out.splitlines()
+    for tensor, fit in fits:
+        (line,) = [line for line in lines if str(fit) in line and tensor in line.split()]
+        assert f"2^{fit.chosen}" in line and f"{fit.error:.3g}" in line
+
+
+def test_inspect_says_that_no_scale_was_fitted(faq, files, tmp_path):
+    plan = QuantPlan.load(files["plan"])
+    layers = [dataclasses.replace(la, kernel_fit=None, output_fit=None) for la in plan.layers]
+    path = tmp_path / "paper.json"
+    dataclasses.replace(plan, layers=tuple(layers)).save(path)
+    assert "No exponent was fitted" in faq("inspect", path, "--fits").out
+
+
+def test_a_tflite_file_has_no_fits(refused, files):
+    assert "has no plan: --fits is for" in refused("inspect", files["int8"], "--fits")

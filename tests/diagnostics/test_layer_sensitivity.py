@@ -1,6 +1,7 @@
 """A layer's sensitivity is what a network quantized in that layer alone loses, and nothing else."""
 
 import dataclasses
+import json
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from faq_keras.diagnostics import Sensitivity, sensitivity
 from tests import networks
 
 SENSITIVE = "conv2d_1"
+ONE_STEP = Policy(scales="paper")  # for all channels of a kernel: fitted scales would not mind
 
 
 def small_resnet():
@@ -63,7 +65,7 @@ def images():
 @pytest.fixture(scope="module")
 def measured(model, images):
     labels = model.predict(images, verbose=0).argmax(-1)
-    return sensitivity(model, (images, labels), bits=(3, 4), parts="weights")
+    return sensitivity(model, (images, labels), bits=(3, 4), parts="weights", policy=ONE_STEP)
 
 
 def test_the_sensitive_layer_is_found(measured):
@@ -75,6 +77,15 @@ def test_the_sensitive_layer_is_found(measured):
     table = str(measured).splitlines()
     assert table[2].split() == ["float", "-", "1.0000"]
     assert table[4].split()[0] == SENSITIVE
+
+
+def test_fitted_scales_do_not_mind_channels_of_different_size(model, images, measured):
+    fitted = sensitivity(model, images, bits=4, parts="weights")
+    lost = [
+        next(row.divergence for row in found.layers if (row.name, row.bits) == (SENSITIVE, 4))
+        for found in (measured, fitted)
+    ]
+    assert lost[1] < 0.2 * lost[0]
 
 
 def test_weights_of_every_kernel_and_nothing_else_are_measured(model, measured):
@@ -123,6 +134,7 @@ def test_chunks_give_the_same_numbers(model, images, measured, monkeypatch):
         parts="weights",
         calibration_data=iter(np.split(images, 5)),
         images=60,
+        policy=ONE_STEP,
     )
     whole = [row for row in measured.layers if row.bits == 3]
     assert [row.name for row in few.layers] == [row.name for row in whole]
@@ -155,6 +167,12 @@ def test_a_softmax_at_the_end_changes_nothing(images):
 
 def test_json_round_trip(measured):
     assert Sensitivity.from_json(measured.to_json()) == measured
+
+
+def test_json_of_before_there_was_reconstruct(measured):
+    data = json.loads(measured.to_json())
+    assert data.pop("after") == "apply"
+    assert Sensitivity.from_json(json.dumps(data)) == measured
 
 
 @pytest.mark.parametrize(

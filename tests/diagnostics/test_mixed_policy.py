@@ -21,14 +21,14 @@ COSTS = {
 WEIGHTS = {"a": 100, "b": 1000, "c": 2000, "d": 501, "e": 50}
 
 
-def measured(parts="weights", costs=COSTS, weights=WEIGHTS):
+def measured(parts="weights", costs=COSTS, weights=WEIGHTS, after="apply"):
     rows = [
-        LayerSensitivity(name, "conv", bits, 0.9, 0.0, 0.05 + cost)
+        LayerSensitivity(name, "conv", bits, 0.9 - cost / 10, cost / 10, 0.05 + cost)
         for name, values in costs.items()
         for bits, cost in zip((2, 4, 6), values, strict=True)
     ]
     ends = (next(iter(weights)), list(weights)[-1])
-    return Sensitivity("net", 10, parts, 1.0, 0.9, 0.05, tuple(rows), weights, ends)
+    return Sensitivity("net", 10, parts, 1.0, 0.9, 0.05, tuple(rows), weights, ends, after)
 
 
 def bits_of(policy, weights=WEIGHTS):
@@ -92,6 +92,47 @@ def test_the_file_stores_4_or_8_bits():
     assert size(bits, stored) <= budget
 
 
+@pytest.mark.parametrize("floor", [0.9, 0.899, 0.89, 0.87, 0.85, 0.8, 0.76, 0.75, 0.0])
+def test_the_floor_is_kept_and_nothing_smaller_would_keep_it(floor):
+    bits = bits_of(suggest_policy(measured(), least_accuracy=floor))
+    assert bits["a"] == bits["e"] == 8
+    assert 0.9 - cost(bits) / 10 >= floor - 1e-9
+    assert size(bits) <= size(bits_of(suggest_policy(measured(), least_accuracy=0.9)))
+    for name in "bcd":
+        for width in (2, 4, 6):
+            smaller = bits | {name: width}
+            assert width >= bits[name] or 0.9 - cost(smaller) / 10 < floor
+
+
+def test_drops_add_up():
+    found = measured(costs=COSTS | {"b": (9.0, 9.0, 9.0)})
+    for lost, expected in ((0.031, (2, 6)), (0.029, (4, 2)), (0.051, (2, 2))):
+        bits = bits_of(suggest_policy(found, least_accuracy=0.9 - lost))
+        assert (bits["b"], bits["c"], bits["d"]) == (8, *expected)
+
+
+def test_a_floor_at_8_bits_lowers_what_costs_nothing_and_zero_lowers_all():
+    free = bits_of(suggest_policy(measured(), least_accuracy=0.9))
+    assert free == {"a": 8, "b": 8, "c": 6, "d": 6, "e": 8}
+    least = bits_of(suggest_policy(measured(), least_accuracy=0))
+    assert least == {"a": 8, "b": 2, "c": 2, "d": 2, "e": 8}
+
+
+def test_a_floor_in_a_file_of_4_and_8_bits_takes_the_wider_of_equal_size():
+    bits = bits_of(suggest_policy(measured(), least_accuracy=0, storage="tflite"))
+    assert bits == {"a": 8, "b": 4, "c": 4, "d": 4, "e": 8}
+
+
+@pytest.mark.parametrize("after", ["apply", "reconstruct"])
+def test_a_sensitivity_is_used_for_what_it_was_measured_for(after):
+    found = measured(after=after)
+    expected = suggest_policy(found, average_bits=5)
+    assert suggest_policy(found, average_bits=5, after=after) == expected
+    other = {"apply": "reconstruct", "reconstruct": "apply"}[after]
+    with pytest.raises(ValueError, match=f"measured after '{after}', not after '{other}'"):
+        suggest_policy(found, average_bits=5, after=other)
+
+
 def test_widths_of_whole_layers_cover_their_outputs():
     overrides = suggest_policy(measured("layer"), 2000).overrides
     assert all(isinstance(bits, int) for bits in overrides.values())
@@ -100,7 +141,16 @@ def test_widths_of_whole_layers_cover_their_outputs():
 @pytest.mark.parametrize(
     ("parts", "options", "message"),
     [
-        ("weights", {}, "either budget_bytes or average_bits"),
+        ("weights", {}, "either budget_bytes or average_bits or least_accuracy"),
+        ("weights", {"budget_bytes": 1, "least_accuracy": 0.5}, "or average_bits or least"),
+        ("weights", {"least_accuracy": 80}, "from 0 to 1. Received: 80"),
+        ("weights", {"least_accuracy": 0.95}, r"0.95 cannot be kept.* has 0.9 on the 10 images"),
+        ("weights", {"average_bits": 4, "after": "tuning"}, "one of apply, reconstruct, or None"),
+        (
+            "weights",
+            {"average_bits": 4, "after": "reconstruct"},
+            "measured after 'apply', not.* parts='weights', after='reconstruct'",
+        ),
         ("weights", {"budget_bytes": 1, "average_bits": 2}, "either budget_bytes or"),
         ("weights", {"budget_bytes": 1000}, r"1,000 bytes is too small.* take 1,026 bytes"),
         ("weights", {"average_bits": 4, "storage": "zip"}, "one of packed, tflite"),

@@ -1,9 +1,12 @@
 """The report of a real run: every figure, and every gap named in its place."""
 
+import dataclasses
 import json
 
 import pytest
 
+from faq_keras.plan import QuantPlan
+from faq_keras.plan_parts import Agreement
 from faq_keras.report.run_report import run_report
 from tests.report.conftest import images_of, rewrite
 
@@ -52,6 +55,33 @@ def test_figures_are_those_of_the_files(workdir):
     cosines = parts["similarity"].data["stripes"]
     assert 0 < cosines["network"] < 1
     assert list(cosines["layers"]) == ["conv1", "conv2", "head"]
+
+
+def test_the_choice_of_every_scale_is_shown_with_and_without_an_exported_file(workdir):
+    plan = QuantPlan.load(workdir / "plan.json")
+    fits = {la.name: la.output_fit for la in plan.layers if la.output_fit}
+    fits |= {f"{la.name}/kernel": la.kernel_fit for la in plan.layers if la.kernel_fit}
+    assert fits
+    whole = sections(workdir, measure=False)["layers"]
+    (workdir / "model.keras").unlink()
+    alone = sections(workdir, measure=False)["layers"]
+    assert alone.tables[0].caption == "The plan"
+    for part in (whole, alone):
+        rows = part.tables[-1].rows
+        assert {row[0]: row[3] for row in rows} == {name: str(fit) for name, fit in fits.items()}
+        assert all(row[2] == f"{fits[row[0]].error:.3g}" for row in rows)
+
+
+@pytest.mark.parametrize("step", [None, "reconstruct"])
+def test_the_summary_has_the_agreement(workdir, step):
+    plan = QuantPlan.load(workdir / "plan.json")
+    entry = Agreement("head", 64, 0.953, 21.4)
+    settings = dataclasses.replace(plan.settings, agreement=(entry,), post_training=step)
+    dataclasses.replace(plan, settings=settings).save(workdir / "plan.json")
+    said = f"Agreement with the float network after {step or 'apply'}: {entry}."
+    assert said in run_report(workdir, images_of, measure=False).summary
+    rewrite(workdir / "result.json", lambda data: data.update(status="running"))
+    assert said in run_report(workdir, images_of, measure=False).summary
 
 
 def test_other_settings_are_measured_again_unless_nothing_is_to_be_measured(workdir):
