@@ -1,0 +1,266 @@
+"""What a network loses when it is quantized without labels and without training.
+
+    python benchmarks/post_training/accuracy.py --data_dir=../shared/data --cache=/tmp/faq-cache \
+        --networks=resnet20,fashion --bits=8,4x8,4 --methods=paper,fitted,reconstruct --seeds=0,1
+
+Every row (network, bits, method, seed) runs in a process of its own, from the files of the
+network's owner to its accuracy on test images that no step has seen (`networks.py`): top-1 of the
+float and of the quantized network, the difference with its paired standard error, agreement with
+the float network, signal to noise ratio of the logits, seconds and memory of each step, bytes of
+the exported file, and with `--verify=xnnpack,builtin,reference,tflm` in how many values of all
+tensors the file differs from Keras. Rows of several seeds are summed up image by image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import measure
+import numpy as np
+from absl import app, flags
+from post_training import figures, methods, networks
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """One row to measure.
+
+    Attributes:
+        network: Its name in `networks.NETWORKS`.
+        bits: Of weights and activations.
+        method: One of `methods.METHODS`.
+        seed: Of the split.
+        images: Calibration images, at most.
+        distill_images: Images to distill on, at most.
+        tests: Test images, at most; 0: all.
+        files: Where the material is.
+        runtimes: Runtimes to compare the file on; none: no comparison.
+        verify_images: Images to compare on.
+    """
+
+    network: str
+    bits: tuple[int, int]
+    method: str
+    seed: int
+    images: int
+    distill_images: int
+    tests: int
+    files: networks.Files
+    runtimes: tuple[str, ...] = ()
+    verify_images: int = 16
+
+
+def row(order: Order) -> dict[str, Any]:
+    """Measures one row in this process."""
+    material = networks.load(order.network, order.files, order.seed)
+    split = shortened(material.split, order.tests)
+    floats = float_answers(material, split, order.files.cache)
+    pool = material.split.calibration
+    result = methods.quantized(
+        material.model,
+        order.bits,
+        order.method,
+        methods.top_of(pool, order.images),
+        methods.top_of(pool, order.distill_images),
+    )
+    answers = figures.answers(result.model, split.images, batch_of(split.images))
+    score = figures.score(floats, answers, split.labels, material.entry.embeds)
+    found = {
+        "network": order.network,
+        "title": material.entry.title,
+        "bits": methods.title(order.bits),
+        "method": order.method,
+        "seed": order.seed,
+        "test_images": score.images,
+        "float_top1": score.float_top1,
+        "top1": score.top1,
+        "difference": score.difference,
+        "error": score.error,
+        "agreement": score.agreement,
+        "sqnr_db": score.sqnr,
+        "calibration_images": result.images,
+        "seconds": result.seconds,
+        "peak_mb": result.peak_mb,
+        "ids": split.ids.tolist(),
+        "change": score.change.tolist(),
+    }
+    return found | deployed(result.model, order, split.images)
+
+
+def shortened(split: networks.Split, tests: int) -> networks.Split:
+    """The first test images, or all of them for 0."""
+    if not tests:
+        return split
+    labels = None if split.labels is None else split.labels[:tests]
+    return dataclasses.replace(
+        split, images=split.images[:tests], labels=labels, ids=split.ids[:tests]
+    )
+
+
+def batch_of(images: np.ndarray) -> int:
+    """Images per forward pass: about 15 MB of input, at most 250."""
+    return max(1, min(250, 4_000_000 // int(images[0].size)))
+
+
+def float_answers(
+    material: networks.Material, split: networks.Split, cache: Path
+) -> figures.Answers:
+    """Logits of the float network, computed once for the same weights and images."""
+    digest = hashlib.sha256(np.ascontiguousarray(split.images).tobytes())
+    for weights in material.model.get_weights():
+        digest.update(np.ascontiguousarray(weights).tobytes())
+    path = cache / f"float-{material.name}-{digest.hexdigest()[:16]}.npy"
+    if not path.exists():
+        answers = figures.answers(material.model, split.images, batch_of(split.images))
+        partial = path.with_name(f"partial-{path.name}")
+        np.save(partial, answers)
+        partial.rename(path)
+    return np.load(path)
+
+
+def deployed(model: Any, order: Order, images: np.ndarray) -> dict[str, Any]:
+    """Bytes of the exported file, and the comparison with Keras if it is asked for."""
+    import faq_keras
+
+    weights = "int4" if order.bits[0] <= 4 else "int8"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.tflite"
+        faq_keras.export_tflite(model, path, weights, verify=None)
+        found: dict[str, Any] = {"weights": weights, "bytes": path.stat().st_size}
+        if order.runtimes:
+            some = images[: order.verify_images]
+            runs = faq_keras.verify(model, path, some, order.runtimes).runs
+            found["values"] = {run.runtime: run.values for run in runs}
+            found["mismatches"] = {run.runtime: run.mismatches for run in runs}
+    return found
+
+
+def summed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of several seeds: means over all their images, the error image by image.
+
+    An image that several seeds tested counts once there, with the mean of its changes.
+    """
+    changes: dict[int, list[int]] = {}
+    for found in rows:
+        for number, change in zip(found["ids"], found["change"], strict=False):
+            changes.setdefault(number, []).append(change)
+    means = np.array([np.mean(values) for values in changes.values()])
+    weights = [found["test_images"] for found in rows]
+    keys = ("float_top1", "top1", "difference", "agreement", "sqnr_db")
+    labelled = rows[0]["top1"] is not None
+    total = {
+        key: float(np.average([found[key] for found in rows], weights=weights))
+        for key in (keys if labelled else keys[3:])
+    }
+    total["error"] = figures.paired_error(means) if labelled else None
+    return (
+        rows[0]
+        | total
+        | {
+            "seed": ",".join(str(found["seed"]) for found in rows),
+            "test_images": len(set().union(*(found["ids"] for found in rows))),
+            "seconds": {
+                step: float(np.mean([found["seconds"][step] for found in rows]))
+                for step in rows[0]["seconds"]
+            },
+            "peak_mb": max(found["peak_mb"] for found in rows),
+            "bytes": max(found["bytes"] for found in rows),
+        }
+    )
+
+
+TITLES = (
+    *("network", "bits", "method", "seeds", "n", "float", "top-1", "difference", "agreement"),
+    *("SQNR dB", "images", "seconds", "peak MB", "bytes", "mismatches"),
+)
+
+
+def line(found: dict[str, Any]) -> str:
+    """A row of a Markdown table."""
+
+    def number(key: str, form: str = ".2f") -> str:
+        return "" if found[key] is None else format(found[key], form)
+
+    difference = ""
+    if found["difference"] is not None:
+        difference = f"{found['difference']:+.2f} ± {found['error']:.2f}"
+    cells = [found["title"], found["bits"], found["method"], str(found["seed"])]
+    cells += [f"{found['test_images']:,}", number("float_top1"), number("top1"), difference]
+    cells += [number("agreement", ".1f"), number("sqnr_db", ".1f")]
+    cells += [" + ".join(f"{count:,}" for count in found["calibration_images"].values())]
+    cells += [" + ".join(f"{seconds:.1f}" for seconds in found["seconds"].values())]
+    cells += [f"{found['peak_mb']:.0f}", f"{found['bytes']:,}", _parity(found)]
+    return f"| {' | '.join(cells)} |"
+
+
+def _parity(found: dict[str, Any]) -> str:
+    if "mismatches" not in found:
+        return ""
+    values = found["values"]
+    return ", ".join(f"{name} {n} of {values[name]:,}" for name, n in found["mismatches"].items())
+
+
+_NETWORKS = flags.DEFINE_list("networks", list(networks.NETWORKS), "names")
+_BITS = flags.DEFINE_list("bits", ["8", "4x8", "4"], "8 is W8A8, 4x8 is W4A8")
+_METHODS = flags.DEFINE_list("methods", list(methods.METHODS), "how the networks are quantized")
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "seeds of the splits")
+_IMAGES = flags.DEFINE_integer("images", 256, "calibration images, at most", lower_bound=1)
+_DISTILL = flags.DEFINE_integer("distill_images", 1024, "images to distill on", lower_bound=1)
+_TESTS = flags.DEFINE_integer("tests", 0, "test images, at most; 0: all", lower_bound=0)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of data and networks", required=True)
+_CACHE = flags.DEFINE_string("cache", None, "folder for converted networks and float logits")
+_VERIFY = flags.DEFINE_list("verify", [], "runtimes to compare the files on, such as xnnpack,tflm")
+_VERIFY_IMAGES = flags.DEFINE_integer("verify_images", 16, "images to compare on", lower_bound=1)
+_JSON = flags.DEFINE_string("json", None, "a file for the figures")
+
+
+def orders(files: networks.Files) -> list[list[Order]]:
+    """What the flags ask for: for every line of the table, one order per seed."""
+    wanted = [
+        (network, methods.parse_bits(bits), method)
+        for network in _NETWORKS.value
+        for bits in _BITS.value
+        for method in _METHODS.value
+    ]
+    sizes = (_IMAGES.value, _DISTILL.value, _TESTS.value, files)
+    proof = (tuple(_VERIFY.value), _VERIFY_IMAGES.value)
+    seeds = [int(seed) for seed in _SEEDS.value]
+    return [[Order(*what, seed, *sizes, *proof) for seed in seeds] for what in wanted]
+
+
+def main(_: list[str]) -> None:
+    """One row after the other."""
+    for method in _METHODS.value:
+        methods.check(method)
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        cache = Path(_CACHE.value or temporary)
+        cache.mkdir(parents=True, exist_ok=True)
+        groups = orders(networks.Files(Path(_DATA_DIR.value), cache))
+        print(measure.environment())
+        print(f"| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}", flush=True)
+        for group in groups:
+            found = []
+            for order in group:
+                found.append(measure.alone(row, order))
+                print(line(found[-1]), flush=True)
+                rows.append(found[-1])
+                if _JSON.value:
+                    Path(_JSON.value).write_text(json.dumps(rows))
+            if len(found) > 1:
+                print(line(summed(found)), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
