@@ -3,12 +3,12 @@
     python benchmarks/post_training/accuracy.py --data_dir=../shared/data --cache=/tmp/faq-cache \
         --networks=resnet20,fashion --bits=8,4x8,4 --methods=paper,fitted,reconstruct --seeds=0,1
 
-Every row (network, bits, method, seed) runs in a process of its own, from the files of the
-network's owner to its accuracy on test images that no step has seen (`networks.py`): top-1 of the
-float and of the quantized network, the difference with its paired standard error, agreement with
-the float network, signal to noise ratio of the logits, seconds and memory of each step, bytes of
-the exported file, and with `--verify=xnnpack,builtin,reference,tflm` in how many values of all
-tensors the file differs from Keras. Rows of several seeds are summed up image by image.
+Every network, width and seed runs in a process of its own, from the files of the network's owner to
+the accuracy on test images that no step has seen (`networks.py`): top-1 of the float and of the
+quantized network, the difference with its paired standard error, agreement with the float network,
+signal to noise ratio of the logits, seconds and memory of each step, bytes of the exported file,
+and with `--verify=xnnpack,builtin,reference,tflm` in how many values of all tensors the file
+differs from Keras. Rows of several seeds are summed up image by image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,12 @@ from post_training import figures, methods, networks
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """One row to measure.
+    """The rows to measure in one process.
 
     Attributes:
         network: Its name in `networks.NETWORKS`.
         bits: Of weights and activations.
-        method: One of `methods.METHODS`.
+        methods: Some of `methods.METHODS`.
         seed: Of the split.
         images: Calibration images, at most.
         distill_images: Images to distill on, at most.
@@ -51,7 +51,7 @@ class Order:
 
     network: str
     bits: tuple[int, int]
-    method: str
+    methods: tuple[str, ...]
     seed: int
     images: int
     distill_images: int
@@ -61,41 +61,38 @@ class Order:
     verify_images: int = 16
 
 
-def row(order: Order) -> dict[str, Any]:
-    """Measures one row in this process."""
+def rows_of(order: Order) -> list[dict[str, Any]]:
+    """Measures one row for each method, in this process."""
     material = networks.load(order.network, order.files, order.seed)
     split = shortened(material.split, order.tests)
     floats = float_answers(material, split, order.files.cache)
     pool = material.split.calibration
-    result = methods.quantized(
-        material.model,
-        order.bits,
-        order.method,
-        methods.top_of(pool, order.images),
-        methods.top_of(pool, order.distill_images),
-    )
-    answers = figures.answers(result.model, split.images, batch_of(split.images))
-    score = figures.score(floats, answers, split.labels, material.entry.embeds)
-    found = {
-        "network": order.network,
-        "title": material.entry.title,
-        "bits": methods.title(order.bits),
-        "method": order.method,
-        "seed": order.seed,
-        "test_images": score.images,
-        "float_top1": score.float_top1,
-        "top1": score.top1,
-        "difference": score.difference,
-        "error": score.error,
-        "agreement": score.agreement,
-        "sqnr_db": score.sqnr,
-        "calibration_images": result.images,
-        "seconds": result.seconds,
-        "peak_mb": result.peak_mb,
-        "ids": split.ids.tolist(),
-        "change": score.change.tolist(),
-    }
-    return found | deployed(result.model, order, split.images)
+    some = (methods.top_of(pool, order.images), methods.top_of(pool, order.distill_images))
+    rows = []
+    for result in methods.quantized(material.model, order.bits, order.methods, *some):
+        answers = figures.answers(result.model, split.images, batch_of(split.images))
+        score = figures.score(floats, answers, split.labels, material.entry.embeds)
+        found = {
+            "network": order.network,
+            "title": material.entry.title,
+            "bits": methods.title(order.bits),
+            "method": result.method,
+            "seed": order.seed,
+            "test_images": score.images,
+            "float_top1": score.float_top1,
+            "top1": score.top1,
+            "difference": score.difference,
+            "error": score.error,
+            "agreement": score.agreement,
+            "sqnr_db": score.sqnr,
+            "calibration_images": result.images,
+            "seconds": result.seconds,
+            "peak_mb": result.peak_mb,
+            "ids": split.ids.tolist(),
+            "change": score.change.tolist(),
+        }
+        rows.append(found | deployed(result.model, order, split.images))
+    return rows
 
 
 def shortened(split: networks.Split, tests: int) -> networks.Split:
@@ -180,6 +177,13 @@ def summed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     )
 
 
+def of_steps(
+    rows: Sequence[dict[str, Any]], key: str, reduce: Callable[[list[float]], Any]
+) -> dict[str, float]:
+    """One figure per step from those of several seeds."""
+    return {step: float(reduce([found[key][step] for found in rows])) for step in rows[0][key]}
+
+
 TITLES = (
     *("network", "bits", "method", "seeds", "n", "float", "top-1", "difference", "agreement"),
     *("SQNR dB", "images", "seconds", "peak MB", "bytes", "mismatches"),
@@ -200,7 +204,8 @@ def line(found: dict[str, Any]) -> str:
     cells += [number("agreement", ".1f"), number("sqnr_db", ".1f")]
     cells += [" + ".join(f"{count:,}" for count in found["calibration_images"].values())]
     cells += [" + ".join(f"{seconds:.1f}" for seconds in found["seconds"].values())]
-    cells += [f"{found['peak_mb']:.0f}", f"{found['bytes']:,}", _parity(found)]
+    cells += [" + ".join(f"{peak:.0f}" for peak in found["peak_mb"].values())]
+    cells += [f"{found['bytes']:,}", _parity(found)]
     return f"| {' | '.join(cells)} |"
 
 
@@ -226,24 +231,45 @@ _JSON = flags.DEFINE_string("json", None, "a file for the figures")
 
 
 def orders(files: networks.Files) -> list[list[Order]]:
-    """What the flags ask for: for every line of the table, one order per seed."""
-    wanted = [
-        (network, methods.parse_bits(bits), method)
-        for network in _NETWORKS.value
-        for bits in _BITS.value
-        for method in _METHODS.value
-    ]
+    """What the flags ask for: for every network and width, one order per seed."""
     sizes = (_IMAGES.value, _DISTILL.value, _TESTS.value, files)
     proof = (tuple(_VERIFY.value), _VERIFY_IMAGES.value)
-    seeds = [int(seed) for seed in _SEEDS.value]
-    return [[Order(*what, seed, *sizes, *proof) for seed in seeds] for what in wanted]
+    how, seeds = tuple(_METHODS.value), [int(seed) for seed in _SEEDS.value]
+    return [
+        [Order(network, methods.parse_bits(bits), how, seed, *sizes, *proof) for seed in seeds]
+        for network in _NETWORKS.value
+        for bits in _BITS.value
+    ]
+
+
+def measured(orders: Sequence[Order], keep: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Runs the orders of one network and width, prints their rows and the seeds' sums."""
+    rows: list[dict[str, Any]] = []
+    for order in orders:
+        try:
+            found = measure.alone(rows_of, order)
+        except ValueError as error:
+            width = methods.title(order.bits)
+            print(f"| {order.network} | {width} | failed, seed {order.seed}: {error} |", flush=True)
+            continue
+        keep(found)
+        rows += found
+        print("\n".join(map(line, found)), flush=True)
+    if len(orders) > 1 and rows:
+        for method in orders[0].methods:
+            print(line(summed([found for found in rows if found["method"] == method])), flush=True)
 
 
 def main(_: list[str]) -> None:
-    """One row after the other."""
-    for method in _METHODS.value:
-        methods.check(method)
-    rows = []
+    """One process after the other."""
+    methods.check(_METHODS.value)
+    rows: list[dict[str, Any]] = []
+
+    def keep(found: list[dict[str, Any]]) -> None:
+        rows.extend(found)
+        if _JSON.value:
+            Path(_JSON.value).write_text(json.dumps(rows))
+
     with tempfile.TemporaryDirectory() as temporary:
         cache = Path(_CACHE.value or temporary)
         cache.mkdir(parents=True, exist_ok=True)
@@ -251,15 +277,7 @@ def main(_: list[str]) -> None:
         print(measure.environment())
         print(f"| {' | '.join(TITLES)} |\n|{'---|' * len(TITLES)}", flush=True)
         for group in groups:
-            found = []
-            for order in group:
-                found.append(measure.alone(row, order))
-                print(line(found[-1]), flush=True)
-                rows.append(found[-1])
-                if _JSON.value:
-                    Path(_JSON.value).write_text(json.dumps(rows))
-            if len(found) > 1:
-                print(line(summed(found)), flush=True)
+            measured(group, keep)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def ours(
     """Writes our file; what its Keras model predicts for the test images."""
     import faq_keras
 
-    q = methods.quantized(model, order.bits, order.method, images).model
+    q = next(methods.quantized(model, order.bits, (order.method,), images)).model
     weights = "int4" if order.bits[0] <= 4 else "int8"
     faq_keras.export_tflite(q, path, weights, verify=None)
     return figures.answers(q, tests, accuracy.batch_of(tests))
@@ -245,8 +245,7 @@ def orders(files: networks.Files) -> Iterator[Order]:
 
 def main(_: list[str]) -> None:
     """One row after the other."""
-    for method in _METHODS.value:
-        methods.check(method)
+    methods.check(_METHODS.value)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         cache = Path(_CACHE.value or temporary)

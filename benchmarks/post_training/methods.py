@@ -7,15 +7,15 @@ Each is the one before and one step more, with the arguments that users get by d
     reconstruct  fitted, then `faq_keras.reconstruct` on unlabelled images
     distill      reconstruct, then `faq_keras.distill`
 
-    result = quantized(model, (4, 8), "fitted", images)
-    result.model, result.seconds["apply"], result.peak_mb
+    for result in quantized(model, (4, 8), ("fitted", "reconstruct"), images):
+        result.method, result.model, result.seconds, result.peak_mb
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import measure
@@ -30,83 +30,108 @@ class Quantized:
     """A quantized network and what it cost.
 
     Attributes:
-        model: The network.
+        method: Its name in `METHODS`.
+        model: The network, until the next method changes it.
         seconds: Elapsed, by step ("apply", "reconstruct", "distill").
         images: Calibration images used, by step.
-        peak_mb: By how much the memory of the process rose, from model and images in memory.
+        peak_mb: By step: how far the memory of the process rose above what it was before.
     """
 
+    method: str
     model: Any
     seconds: dict[str, float]
     images: dict[str, int]
-    peak_mb: float
+    peak_mb: dict[str, float]
 
 
 def quantized(
     model: Any,
     bits: tuple[int, int],
-    method: str,
+    wanted: Sequence[str],
     images: npt.NDArray[Any],
     distill_images: npt.NDArray[Any] | None = None,
-) -> Quantized:
-    """Quantizes a network.
+) -> Iterator[Quantized]:
+    """Quantizes a network in several ways; each is the one before and a step more.
 
     Args:
         model: The float network.
         bits: Of weights and activations.
-        method: One of `METHODS`.
+        wanted: Some of `METHODS`.
         images: Unlabelled inputs for calibration and reconstruction.
         distill_images: Inputs for distillation; None: the same.
 
     Raises:
-        ValueError: If the method is unknown or this faq_keras does not have it.
+        ValueError: If a method is unknown or this faq_keras does not have it.
     """
     import faq_keras
 
-    check(method)
+    check(wanted)
     more = images if distill_images is None else distill_images
-    seconds: dict[str, float] = {}
-    used: dict[str, int] = {}
-    made: list[Any] = []
-
-    def step(name: str, data: npt.NDArray[Any], run: Callable[[], object]) -> None:
-        start = time.perf_counter()
-        run()
-        seconds[name], used[name] = time.perf_counter() - start, len(data)
-
-    def run() -> None:
-        policy = faq_keras.Policy(scales="paper" if method == "paper" else "fitted")
-        step(
-            "apply",
-            images,
-            lambda: made.append(faq_keras.apply(model, bits, images, policy=policy)),
-        )
-        if METHODS.index(method) >= METHODS.index("reconstruct"):
-            step("reconstruct", images, lambda: faq_keras.reconstruct(made[0], images))
-        if method == "distill":
-            step("distill", more, lambda: faq_keras.distill(made[0], more))
-
-    peak_mb = measure.peak_memory_above_now(run)
-    return Quantized(made[0], seconds, used, peak_mb)
+    if "paper" in wanted:
+        policy = faq_keras.Policy(scales="paper")
+        paper = _Chain()
+        paper.step("apply", images, lambda _: faq_keras.apply(model, bits, images, policy=policy))
+        yield paper.result("paper")
+    steps: dict[str, tuple[str, Any, Callable[[Any], Any]]] = {
+        "fitted": ("apply", images, lambda _: faq_keras.apply(model, bits, images)),
+        "reconstruct": ("reconstruct", images, lambda q: faq_keras.reconstruct(q, images)),
+        "distill": ("distill", more, lambda q: faq_keras.distill(q, more)),
+    }
+    chain, todo = _Chain(), set(wanted) - {"paper"}
+    for method, step in steps.items():
+        if not todo:
+            return
+        chain.step(*step)
+        if method in todo:
+            todo.remove(method)
+            yield chain.result(method)
 
 
-def check(method: str) -> None:
+class _Chain:
+    """Steps that change one model in place, measured."""
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._seconds: dict[str, float] = {}
+        self._images: dict[str, int] = {}
+        self._peak_mb: dict[str, float] = {}
+
+    def step(self, name: str, data: npt.NDArray[Any], run: Callable[[Any], Any]) -> None:
+        """Runs a step on the model; the first one (on None) makes it."""
+
+        def timed() -> None:
+            start = time.perf_counter()
+            made = run(self._model)
+            self._seconds[name] = time.perf_counter() - start
+            self._model = made if self._model is None else self._model
+
+        self._peak_mb[name] = measure.peak_memory_above_now(timed)
+        self._images[name] = len(data)
+
+    def result(self, method: str) -> Quantized:
+        """What the steps so far made."""
+        costs = (dict(self._seconds), dict(self._images), dict(self._peak_mb))
+        return Quantized(method, self._model, *costs)
+
+
+def check(wanted: Sequence[str]) -> None:
     """Raises where a method cannot run.
 
     Raises:
-        ValueError: If it is unknown or this faq_keras does not have it.
+        ValueError: If one is unknown or this faq_keras does not have it.
     """
     import faq_keras
 
-    if method not in METHODS:
-        raise ValueError(f"There is no method '{method}'; there are {', '.join(METHODS)}.")
-    needed = METHODS[2 : METHODS.index(method) + 1]
-    missing = [name for name in needed if not hasattr(faq_keras, name)]
-    if missing:
-        raise ValueError(
-            f"Method '{method}' needs faq_keras.{missing[0]}, which this version of faq_keras does "
-            "not have; measure the methods before it."
-        )
+    for method in wanted:
+        if method not in METHODS:
+            raise ValueError(f"There is no method '{method}'; there are {', '.join(METHODS)}.")
+        needed = METHODS[2 : METHODS.index(method) + 1]
+        missing = [name for name in needed if not hasattr(faq_keras, name)]
+        if missing:
+            raise ValueError(
+                f"Method '{method}' needs faq_keras.{missing[0]}, which this version of faq_keras "
+                "does not have; measure the methods before it."
+            )
 
 
 def parse_bits(text: str) -> tuple[int, int]:

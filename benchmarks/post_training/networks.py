@@ -4,7 +4,8 @@ A network is loaded as its owner ships it: `.h5` files by the Keras that reads t
 by tf_keras), PyTorch checkpoints through `faq_keras.converters`, whose result is kept in a cache
 folder. Calibration images are never test images. Where a network has training images, the seed
 draws the calibration images from them and the test images stay; where there is one small set, the
-seeds 0 and 1 are calibrated on either half of it and tested on the other (2 and 3: another cut).
+seeds 0 and 1 are calibrated on either half of it and tested on the other (2 and 3: another cut; the
+45 wake words have five parts, one of which is tested).
 
     files = Files(Path("../shared/data"), Path("/tmp/cache"))
     material = load("resnet20", files, seed=0)
@@ -115,11 +116,11 @@ def load(name: str, files: Files, seed: int) -> Material:
     return Material(name, entry, entry.model(files), entry.split(files, seed))
 
 
-def halves(count: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Numbers to calibrate on, and the others; seeds 2n and 2n + 1 swap the two."""
-    order = np.random.default_rng(seed // 2).permutation(count)
-    cut = order[: count // 2], order[count // 2 :]
-    return cut if seed % 2 == 0 else cut[::-1]
+def folds(count: int, parts: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Numbers to calibrate on, and the others: one of `parts` parts, in turn for the next seed."""
+    order = np.random.default_rng(seed // parts).permutation(count)
+    test = np.arange(count) % parts == seed % parts
+    return order[~test], order[test]
 
 
 def _keras3(*path: str) -> Callable[[Files], Any]:
@@ -212,7 +213,7 @@ def _photographs(
 ) -> Callable[[Files, int], Split]:
     def split(files: Files, seed: int) -> Split:
         pixels, labels = images.imagenet(files.data_dir, size)
-        calibration, test = halves(len(pixels), seed)
+        calibration, test = folds(len(pixels), 2, seed)
         x = preprocess(pixels)
         return Split(x[calibration], x[test], labels[test] if labelled else None, test)
 
@@ -222,13 +223,13 @@ def _photographs(
 def _wake_words(files: Files, seed: int) -> Split:
     stored = np.load(files.data_dir / "real-models" / "strww_cal.npz")
     x, labels = stored["specs"].astype(np.float32), stored["labels"].astype(np.int64)
-    calibration, test = halves(len(x), seed)
+    calibration, test = folds(len(x), 5, seed)
     return Split(x[calibration], x[test], labels[test], test)
 
 
 def _fingerprints(files: Files, seed: int) -> Split:
     x = _grey(images.ridges(512, 180, seed=0))
-    calibration, test = halves(len(x), seed)
+    calibration, test = folds(len(x), 2, seed)
     return Split(x[calibration], x[test], None, test)
 
 
