@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import measure
 import numpy as np
 from absl import app, flags
-from post_training import accuracy, figures, methods, networks
+from post_training import figures, methods, networks
 
 PARTS = ("B", "A", "C", "G", "M", "M+")
 COMBINATIONS = (
@@ -143,9 +143,8 @@ def rows_of(order: Order) -> list[dict[str, Any]]:
     from faq_keras.graph_reader import read_graph
 
     material = networks.load(order.network, order.files, order.seed)
-    split = accuracy.shortened(material.split, order.tests)
-    floats = accuracy.float_answers(material, split, order.files.cache)
-    model = material.model
+    split, model = networks.shortened(material.split, order.tests), material.model
+    floats = figures.float_answers(model, split.images, order.network, order.files.cache)
     some = methods.top_of(material.split.calibration, order.images)
     paper, fitted = (
         faq_keras.plan_of(
@@ -165,13 +164,11 @@ def rows_of(order: Order) -> list[dict[str, Any]]:
                 means = bool(parts & {"M", "M+"})
                 faq_keras.reconstruct(q, some, rounding="G" in parts, means=means)
         seconds = time.perf_counter() - start
-        answers = figures.answers(q, split.images, accuracy.batch_of(split.images))
+        answers = figures.answers(q, split.images)
         score = figures.score(floats, answers, split.labels, material.entry.embeds)
         found = {"network": order.network, "title": material.entry.title, "seed": order.seed}
         found |= {"bits": methods.title(order.bits), "parts": combination, "seconds": seconds}
-        found |= {"test_images": score.images, "float_top1": score.float_top1, "top1": score.top1}
-        found |= {"difference": score.difference, "error": score.error, "sqnr_db": score.sqnr}
-        rows.append(found | {"agreement": score.agreement, "images": len(some)})
+        rows.append(found | score.figures() | {"images": len(some)})
     return rows
 
 

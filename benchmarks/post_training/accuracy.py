@@ -14,7 +14,6 @@ differs from Keras. Rows of several seeds are summed up image by image.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import sys
@@ -64,13 +63,13 @@ class Order:
 def rows_of(order: Order) -> list[dict[str, Any]]:
     """Measures one row for each method, in this process."""
     material = networks.load(order.network, order.files, order.seed)
-    split = shortened(material.split, order.tests)
-    floats = float_answers(material, split, order.files.cache)
+    split = networks.shortened(material.split, order.tests)
+    floats = figures.float_answers(material.model, split.images, order.network, order.files.cache)
     pool = material.split.calibration
     some = (methods.top_of(pool, order.images), methods.top_of(pool, order.distill_images))
     rows = []
     for result in methods.quantized(material.model, order.bits, order.methods, *some):
-        answers = figures.answers(result.model, split.images, batch_of(split.images))
+        answers = figures.answers(result.model, split.images)
         score = figures.score(floats, answers, split.labels, material.entry.embeds)
         found = {
             "network": order.network,
@@ -78,52 +77,14 @@ def rows_of(order: Order) -> list[dict[str, Any]]:
             "bits": methods.title(order.bits),
             "method": result.method,
             "seed": order.seed,
-            "test_images": score.images,
-            "float_top1": score.float_top1,
-            "top1": score.top1,
-            "difference": score.difference,
-            "error": score.error,
-            "agreement": score.agreement,
-            "sqnr_db": score.sqnr,
             "calibration_images": result.images,
             "seconds": result.seconds,
             "peak_mb": result.peak_mb,
             "ids": split.ids.tolist(),
             "change": score.change.tolist(),
         }
-        rows.append(found | deployed(result.model, order, split.images))
+        rows.append(found | score.figures() | deployed(result.model, order, split.images))
     return rows
-
-
-def shortened(split: networks.Split, tests: int) -> networks.Split:
-    """The first test images, or all of them for 0."""
-    if not tests:
-        return split
-    labels = None if split.labels is None else split.labels[:tests]
-    return dataclasses.replace(
-        split, images=split.images[:tests], labels=labels, ids=split.ids[:tests]
-    )
-
-
-def batch_of(images: np.ndarray) -> int:
-    """Images per forward pass: about 15 MB of input, at most 250."""
-    return max(1, min(250, 4_000_000 // int(images[0].size)))
-
-
-def float_answers(
-    material: networks.Material, split: networks.Split, cache: Path
-) -> figures.Answers:
-    """Logits of the float network, computed once for the same weights and images."""
-    digest = hashlib.sha256(np.ascontiguousarray(split.images).tobytes())
-    for weights in material.model.get_weights():
-        digest.update(np.ascontiguousarray(weights).tobytes())
-    path = cache / f"float-{material.name}-{digest.hexdigest()[:16]}.npy"
-    if not path.exists():
-        answers = figures.answers(material.model, split.images, batch_of(split.images))
-        partial = path.with_name(f"partial-{path.name}")
-        np.save(partial, answers)
-        partial.rename(path)
-    return np.load(path)
 
 
 def deployed(model: Any, order: Order, images: np.ndarray) -> dict[str, Any]:

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import measure
 import numpy as np
 from absl import app, flags
-from post_training import accuracy, figures, methods, networks
+from post_training import figures, methods, networks
 
 NO_MODEL = "no Keras model of the quantized network"
 TOOLS = {
@@ -74,7 +74,7 @@ def row(order: Order) -> dict[str, Any]:
     """Makes and runs one file in this process; a tool's own error is part of the figures."""
     material = networks.load(order.network, order.files, order.seed)
     split = material.split
-    floats = accuracy.float_answers(material, split, order.files.cache)
+    floats = figures.float_answers(material.model, split.images, order.network, order.files.cache)
     some = methods.top_of(split.calibration, order.images)
     found = {"network": order.network, "title": material.entry.title, "by": order.title}
     found |= {"seed": order.seed, "calibration_images": len(some)}
@@ -92,18 +92,16 @@ def row(order: Order) -> dict[str, Any]:
         seconds, size = time.perf_counter() - start, path.stat().st_size
         answers = run(path, split.images)
     score = figures.score(floats, answers, split.labels, material.entry.embeds)
-    return found | {
-        "bytes": size,
-        "seconds": seconds,
-        "test_images": score.images,
-        "float_top1": score.float_top1,
-        "top1": score.top1,
-        "difference": score.difference,
-        "error": score.error,
-        "agreement": score.agreement,
-        "codes": int(answers.size),
-        "differing": None if predicted is None else int(np.sum(answers != predicted)),
-    }
+    return (
+        found
+        | score.figures()
+        | {
+            "bytes": size,
+            "seconds": seconds,
+            "codes": int(answers.size),
+            "differing": None if predicted is None else int(np.sum(answers != predicted)),
+        }
+    )
 
 
 def ours(
@@ -115,7 +113,7 @@ def ours(
     q = next(methods.quantized(model, order.bits, (order.method,), images)).model
     weights = "int4" if order.bits[0] <= 4 else "int8"
     faq_keras.export_tflite(q, path, weights, verify=None)
-    return figures.answers(q, tests, accuracy.batch_of(tests))
+    return figures.answers(q, tests)
 
 
 def theirs(order: Order, model: Any, images: np.ndarray, path: Path) -> None:
@@ -166,7 +164,7 @@ def run(path: Path, images: np.ndarray) -> figures.Answers:
 
     interpreter = Interpreter(model_path=str(path))
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
-    batch, parts = accuracy.batch_of(images), []
+    batch, parts = figures.batch_of(images), []
     for start in range(0, len(images), batch):
         x = images[start : start + batch]
         interpreter.resize_tensor_input(source["index"], x.shape)

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,18 @@ class Score:
     def error(self) -> float | None:
         """One standard error of `difference`."""
         return None if self.top1 is None else paired_error(self.change)
+
+    def figures(self) -> dict[str, float | None]:
+        """As plain numbers, for tables and files."""
+        return {
+            "test_images": self.images,
+            "float_top1": self.float_top1,
+            "top1": self.top1,
+            "difference": self.difference,
+            "error": self.error,
+            "agreement": self.agreement,
+            "sqnr_db": self.sqnr,
+        }
 
 
 def score(
@@ -125,16 +139,16 @@ def logits_of(model: Any) -> Iterator[Any]:
         last.activation = kept
 
 
-def answers(model: Any, images: npt.NDArray[Any], batch: int) -> Answers:
-    """Logits `[images, classes]` of a model with one input and one output.
+def batch_of(images: npt.NDArray[Any]) -> int:
+    """Images per forward pass: about 15 MB of input, at most 250."""
+    return max(1, min(250, 4_000_000 // int(images[0].size)))
 
-    Args:
-        model: Of Keras 3 or tf_keras, in the state that counts.
-        images: Its inputs.
-        batch: Images at a time.
-    """
+
+def answers(model: Any, images: npt.NDArray[Any]) -> Answers:
+    """Logits `[images, classes]` of a model of either Keras with one input and one output."""
     import tensorflow as tf
 
+    batch = batch_of(images)
     with logits_of(model):
         run = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
         parts: Sequence[Any] = [
@@ -142,3 +156,23 @@ def answers(model: Any, images: npt.NDArray[Any], batch: int) -> Answers:
             for start in range(0, len(images), batch)
         ]
     return np.concatenate(parts).astype(np.float32)
+
+
+def float_answers(model: Any, images: npt.NDArray[Any], name: str, cache: Path) -> Answers:
+    """`answers` of a float network, computed once for the same weights and images.
+
+    Args:
+        model: The network.
+        images: Its inputs.
+        name: Begins the name of the file.
+        cache: The folder of the file.
+    """
+    digest = hashlib.sha256(np.ascontiguousarray(images).tobytes())
+    for weights in model.get_weights():
+        digest.update(np.ascontiguousarray(weights).tobytes())
+    path = cache / f"float-{name}-{digest.hexdigest()[:16]}.npy"
+    if not path.exists():
+        partial = path.with_name(f"partial-{path.name}")
+        np.save(partial, answers(model, images))
+        partial.rename(path)
+    return np.load(path)

@@ -116,6 +116,16 @@ def load(name: str, files: Files, seed: int) -> Material:
     return Material(name, entry, entry.model(files), entry.split(files, seed))
 
 
+def shortened(split: Split, tests: int) -> Split:
+    """The first test images, or all of them for 0."""
+    if not tests:
+        return split
+    labels = None if split.labels is None else split.labels[:tests]
+    return dataclasses.replace(
+        split, images=split.images[:tests], labels=labels, ids=split.ids[:tests]
+    )
+
+
 def folds(count: int, parts: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Numbers to calibrate on, and the others: one of `parts` parts, in turn for the next seed."""
     order = np.random.default_rng(seed // parts).permutation(count)
