@@ -13,7 +13,6 @@ differs from Keras. Rows of several seeds are summed up image by image.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -26,124 +25,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import measure
-import numpy as np
 from absl import app, flags
-from post_training import figures, methods, networks
-
-
-@dataclasses.dataclass(frozen=True)
-class Order:
-    """The rows to measure in one process.
-
-    Attributes:
-        network: Its name in `networks.NETWORKS`.
-        bits: Of weights and activations.
-        methods: Some of `methods.METHODS`.
-        seed: Of the split.
-        images: Calibration images, at most.
-        distill_images: Images to distill on, at most.
-        tests: Test images, at most; 0: all.
-        files: Where the material is.
-        runtimes: Runtimes to compare the file on; none: no comparison.
-        verify_images: Images to compare on.
-    """
-
-    network: str
-    bits: tuple[int, int]
-    methods: tuple[str, ...]
-    seed: int
-    images: int
-    distill_images: int
-    tests: int
-    files: networks.Files
-    runtimes: tuple[str, ...] = ()
-    verify_images: int = 16
-
-
-def rows_of(order: Order) -> list[dict[str, Any]]:
-    """Measures one row for each method, in this process."""
-    material = networks.load(order.network, order.files, order.seed)
-    split = networks.shortened(material.split, order.tests)
-    floats = figures.float_answers(material.model, split.images, order.network, order.files.cache)
-    pool = material.split.calibration
-    some = (methods.top_of(pool, order.images), methods.top_of(pool, order.distill_images))
-    rows = []
-    for result in methods.quantized(material.model, order.bits, order.methods, *some):
-        answers = figures.answers(result.model, split.images)
-        score = figures.score(floats, answers, split.labels, material.entry.embeds)
-        found = {
-            "network": order.network,
-            "title": material.entry.title,
-            "bits": methods.title(order.bits),
-            "method": result.method,
-            "seed": order.seed,
-            "calibration_images": result.images,
-            "seconds": result.seconds,
-            "peak_mb": result.peak_mb,
-            "ids": split.ids.tolist(),
-            "change": score.change.tolist(),
-        }
-        rows.append(found | score.figures() | deployed(result.model, order, split.images))
-    return rows
-
-
-def deployed(model: Any, order: Order, images: np.ndarray) -> dict[str, Any]:
-    """Bytes of the exported file, and the comparison with Keras if it is asked for."""
-    import faq_keras
-
-    weights = "int4" if order.bits[0] <= 4 else "int8"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.tflite"
-        faq_keras.export_tflite(model, path, weights, verify=None)
-        found: dict[str, Any] = {"weights": weights, "bytes": path.stat().st_size}
-        if order.runtimes:
-            some = images[: order.verify_images]
-            runs = faq_keras.verify(model, path, some, order.runtimes).runs
-            found["values"] = {run.runtime: run.values for run in runs}
-            found["mismatches"] = {run.runtime: run.mismatches for run in runs}
-    return found
-
-
-def summed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of several seeds: means over all their images, the error image by image.
-
-    An image that several seeds tested counts once there, with the mean of its changes.
-    """
-    changes: dict[int, list[int]] = {}
-    for found in rows:
-        for number, change in zip(found["ids"], found["change"], strict=False):
-            changes.setdefault(number, []).append(change)
-    means = np.array([np.mean(values) for values in changes.values()])
-    weights = [found["test_images"] for found in rows]
-    keys = ("float_top1", "top1", "difference", "agreement", "sqnr_db")
-    labelled = rows[0]["top1"] is not None
-    total = {
-        key: float(np.average([found[key] for found in rows], weights=weights))
-        for key in (keys if labelled else keys[3:])
-    }
-    total["error"] = figures.paired_error(means) if labelled else None
-    return (
-        rows[0]
-        | total
-        | {
-            "seed": ",".join(str(found["seed"]) for found in rows),
-            "test_images": len(set().union(*(found["ids"] for found in rows))),
-            "seconds": {
-                step: float(np.mean([found["seconds"][step] for found in rows]))
-                for step in rows[0]["seconds"]
-            },
-            "peak_mb": max(found["peak_mb"] for found in rows),
-            "bytes": max(found["bytes"] for found in rows),
-        }
-    )
-
-
-def of_steps(
-    rows: Sequence[dict[str, Any]], key: str, reduce: Callable[[list[float]], Any]
-) -> dict[str, float]:
-    """One figure per step from those of several seeds."""
-    return {step: float(reduce([found[key][step] for found in rows])) for step in rows[0][key]}
-
+from post_training import methods, networks
+from post_training.rows import Order, rows_of, summed
 
 TITLES = (
     *("network", "bits", "method", "seeds", "n", "float", "top-1", "difference", "agreement"),
@@ -193,7 +77,7 @@ _JSON = flags.DEFINE_string("json", None, "a file for the figures")
 
 def orders(files: networks.Files) -> list[list[Order]]:
     """What the flags ask for: for every network and width, one order per seed."""
-    sizes = (_IMAGES.value, _DISTILL.value, _TESTS.value, files)
+    sizes = (files, _IMAGES.value, _DISTILL.value, _TESTS.value)
     proof = (tuple(_VERIFY.value), _VERIFY_IMAGES.value)
     how, seeds = tuple(_METHODS.value), [int(seed) for seed in _SEEDS.value]
     return [

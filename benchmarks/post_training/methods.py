@@ -50,6 +50,7 @@ def quantized(
     wanted: Sequence[str],
     images: npt.NDArray[Any],
     distill_images: npt.NDArray[Any] | None = None,
+    augment: bool = True,
 ) -> Iterator[Quantized]:
     """Quantizes a network in several ways; each is the one before and a step more.
 
@@ -59,6 +60,7 @@ def quantized(
         wanted: Some of `METHODS`.
         images: Unlabelled inputs for calibration and reconstruction.
         distill_images: Inputs for distillation; None: the same.
+        augment: Whether distillation may flip and shift them.
 
     Raises:
         ValueError: If a method is unknown or this faq_keras does not have it.
@@ -75,7 +77,7 @@ def quantized(
     steps: dict[str, tuple[str, Any, Callable[[Any], Any]]] = {
         "fitted": ("apply", images, lambda _: faq_keras.apply(model, bits, images)),
         "reconstruct": ("reconstruct", images, lambda q: faq_keras.reconstruct(q, images)),
-        "distill": ("distill", more, lambda q: faq_keras.distill(q, more)),
+        "distill": ("distill", more, lambda q: faq_keras.distill(q, more, augment=augment)),
     }
     chain, todo = _Chain(), set(wanted) - {"paper"}
     for method, step in steps.items():

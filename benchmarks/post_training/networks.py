@@ -77,12 +77,14 @@ class Entry:
         model: Loads the float model.
         split: Its images, for a seed.
         embeds: The output is a vector to compare with others, not logits.
+        mirrored: A mirror image is as good an input, so distillation may flip them.
     """
 
     title: str
     model: Callable[[Files], Any]
     split: Callable[[Files, int], Split]
     embeds: bool = False
+    mirrored: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,10 +287,16 @@ NETWORKS: dict[str, Entry] = {
         _photographs(_symmetric, 224),
     ),
     "tm_mnist_dw": Entry(
-        "TinyMaix depthwise, MNIST", _tf_keras("real-models", "tm_mnist_dw.h5"), _mnist
+        "TinyMaix depthwise, MNIST",
+        _tf_keras("real-models", "tm_mnist_dw.h5"),
+        _mnist,
+        mirrored=False,
     ),
     "tm_mnist_resnet": Entry(
-        "TinyMaix ResNet, MNIST", _tf_keras("real-models", "tm_mnist_resnet.h5"), _mnist
+        "TinyMaix ResNet, MNIST",
+        _tf_keras("real-models", "tm_mnist_resnet.h5"),
+        _mnist,
+        mirrored=False,
     ),
     "tm_cifar10": Entry(
         "TinyMaix CIFAR-10, CIFAR-10-JPEG",
@@ -299,6 +307,7 @@ NETWORKS: dict[str, Entry] = {
         "MLPerf Tiny streaming wake word, its 45 inputs",
         _tf_keras("real-models", "ml_strww.h5"),
         _wake_words,
+        mirrored=False,
     ),
     "mltk_fingerprint": Entry(
         "MLTK fingerprint signature, drawn ridges",
