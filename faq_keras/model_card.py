@@ -97,7 +97,12 @@ def _markdown(card: Mapping[str, Any]) -> str:
         f"{card['activation_bits']} bits, "
         f"logits {card['logits_bits']} bits; weights stored as {card['weights']}",
         f"- File: {card['bytes']:,} bytes, SHA-256 {card['sha256']}",
-        f"- Plan: {card['plan_hash']}, recipe: {card['recipe'] or 'not recorded'}",
+        f"- Plan: {card['plan_hash']}, scales: {card['scales']}, post-training step: "
+        f"{card['post_training'] or 'none'}, recipe: {card['recipe'] or 'none recorded'}",
+        *(
+            f"- Agreement with the float network {_when(card)}: {entry}"
+            for entry in card["agreement"]
+        ),
         f"- Rounding follows: {card['numerics']}",
         f"- Parity with the Keras model: {proof}",
         f"- Largest accumulator: {accumulators['largest_bound']:,}; above 2^24 (float32 not "
@@ -121,6 +126,10 @@ def _markdown(card: Mapping[str, Any]) -> str:
         "Versions: " + ", ".join(f"{name} {version}" for name, version in card["versions"].items()),
     ]
     return "\n".join(lines)
+
+
+def _when(card: Mapping[str, Any]) -> str:
+    return f"after {card['post_training'] or 'apply'}"
 
 
 def _all_preprocessing(steps: list[dict[str, Any]] | dict[str, Any]) -> list[str]:

@@ -254,4 +254,18 @@ class QuantPlan:
             f"{s.numerics} rounding"
         )
         head = f"{'tensor':<{width}}  {'role':<13}  bits, step, range"
-        return "\n".join([title, head, *(f"{n:<{width}}  {r:<13}  {d}" for n, r, d in rows)])
+        lines = [title, *self.history(), head]
+        return "\n".join([*lines, *(f"{n:<{width}}  {r:<13}  {d}" for n, r, d in rows)])
+
+    def history(self) -> Iterator[str]:
+        """How the exponents were chosen, what was done since, and how close to float it is."""
+        s = self.settings
+        said = {"fitted": "of least squared error", "paper": "by the paper's rules"}
+        yield f"scales: {s.scales} ({said.get(s.scales, 'unknown')})"
+        if s.post_training:
+            yield f"post-training step: {s.post_training}"
+        if s.recipe:
+            yield f"fine-tuned by the recipe: {s.recipe}"
+        when = f"after {s.post_training or 'apply'}"
+        for entry in s.agreement:
+            yield f"agreement with the float network {when}, {entry}"

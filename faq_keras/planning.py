@@ -10,11 +10,14 @@ plan, because both make this request:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from faq_keras.activity_regularizers import check_graph
 from faq_keras.calibration import calibrate
 from faq_keras.compat import check_backend
+from faq_keras.data.batches import Batch
 from faq_keras.graph import Graph
 from faq_keras.plan import PlanSettings, QuantPlan
 from faq_keras.plan_maker import make_plan
@@ -37,7 +40,7 @@ class PlanRequest:
     percentile: float | None = None
     logits_bits: int = 16
     policy: Policy | None = None
-    plan: QuantPlan | None = None
+    plan: QuantPlan | str | Path | None = None
 
     def __post_init__(self) -> None:
         check_backend()
@@ -55,8 +58,12 @@ class PlanRequest:
                 f"calibration_batches must be at least 1, received {self.calibration_batches!r}."
             )
 
-    def plan_for(self, graph: Graph) -> QuantPlan:
+    def plan_for(self, graph: Graph, look: Callable[[Batch], None] | None = None) -> QuantPlan:
         """The given plan, or one for the float network's activations on the calibration data.
+
+        Args:
+            graph: The float network.
+            look: Is shown each batch of the calibration data.
 
         Raises:
             ValueError: If the calibration data is missing, empty, not finite or of another shape,
@@ -64,7 +71,7 @@ class PlanRequest:
         """
         check_graph(graph)
         if self.plan is not None:
-            return self.plan
+            return self.plan if isinstance(self.plan, QuantPlan) else QuantPlan.load(self.plan)
         if self.calibration_data is None:
             raise ValueError(
                 "calibration_data is missing: pass some batches of training inputs (a "
@@ -82,7 +89,7 @@ class PlanRequest:
             scales=policy.scales,
         )
         chosen = percentiles(graph, layer_bits(graph, settings, policy), self.percentile)
-        ranges = calibrate(graph, self.calibration_data, self.calibration_batches, chosen)
+        ranges = calibrate(graph, self.calibration_data, self.calibration_batches, chosen, look)
         return make_plan(graph, ranges, settings, policy)
 
 

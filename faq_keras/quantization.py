@@ -7,6 +7,7 @@ f = faq_keras.to_float(q)
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,8 +19,9 @@ from faq_keras.graph_reader import read_graph
 from faq_keras.plan import QuantPlan
 from faq_keras.planning import PlanRequest
 from faq_keras.policy import Policy
+from faq_keras.post_training.agreement import FirstImages, compare, warn_if_poor
 from faq_keras.rewrite.bridge import to_keras3, to_tf_keras
-from faq_keras.rewrite.keras3 import float_model, plan_of, quantize_model
+from faq_keras.rewrite.keras3 import float_model, plan_of, quantize_model, record
 from faq_keras.rewrite.rebuild import LayerCopies
 
 __all__ = ["apply", "plan_of", "to_float"]
@@ -33,9 +35,14 @@ def apply(
     percentile: float | None = None,
     logits_bits: int = 16,
     policy: Policy | None = None,
-    plan: QuantPlan | None = None,
+    plan: QuantPlan | str | Path | None = None,
 ) -> Any:
-    """Quantizes a pretrained network (paper sections 3.1 and 3.2); fine-tune the result.
+    """Quantizes a pretrained network (paper sections 3.1 and 3.2).
+
+    The exponents have the least squared error on weights and calibration data, and each channel of
+    a convolution's weights a real scale of its own (`Policy.scales`). The result is compared with
+    the float network on up to 128 of the calibration images; the plan keeps the figures
+    (`plan_of(q).settings.agreement`).
 
     Args:
         model: A built functional or sequential model of Keras 3 or tf_keras, nested models too, in
@@ -46,16 +53,21 @@ def apply(
             array `[images, height, width, channels]`, or an iterable of `x` or `(x, y)` batches.
             None only with `plan`.
         calibration_batches: Batches to run (the paper's 5).
-        percentile: Percentile of the activations that sets their range; None: 99.9 below 8
-            activation bits, else 99.99.
+        percentile: Percentile of the activations that sets their range, rounded up to a power of
+            two. None: the exponents of least squared error, or with `Policy(scales="paper")` 99.9
+            below 8 activation bits, else 99.99.
         logits_bits: 16 (int16 head, no loss) or 8 (int8 head for runtimes without int16 kernels;
             costs accuracy).
-        policy: Deviations from the paper's rules.
-        plan: A plan to use as it is, instead of calibrating.
+        policy: The rules for bits and scales.
+        plan: A plan, or the path of one, to use as it is instead of calibrating.
 
     Returns:
         An uncompiled model of the same Keras, with the same inputs, outputs and weights. Inference
         computes what the exported integer file computes, in float32.
+
+    Warns:
+        UserWarning: If an output is far from the float network's; the layers that add the most
+            noise are named, and what to do.
 
     Raises:
         ValueError: If the model has no graph, is not built, contains unsupported layers (all are
@@ -69,7 +81,12 @@ def apply(
     twin = _float32_twin(model)
     check_configurations(model)
     graph = read_graph(twin)
-    quantized = quantize_model(twin, graph, request.plan_for(graph))
+    seen = FirstImages()
+    quantized = quantize_model(twin, graph, request.plan_for(graph, seen))
+    if seen.images:
+        compared = compare(graph, quantized, seen.images)
+        record(quantized, agreement=compared)
+        warn_if_poor(compared, graph, quantized, seen.images)
     return to_tf_keras(quantized) if is_tf_keras(model) else quantized
 
 

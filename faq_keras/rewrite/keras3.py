@@ -149,8 +149,13 @@ def plan_of(model: Any) -> QuantPlan:
     return QuantPlan(settings[0], tuple(layer.plan for layer in layers))
 
 
-def record_recipe(model: Any, name: str) -> None:
-    """Notes in a quantized model's plan what it was fine-tuned by; other models are left alone."""
+def record(model: Any, **changes: Any) -> None:
+    """Notes in a quantized model's plan what was done to it; other models are left alone.
+
+    Args:
+        model: A model of either Keras.
+        **changes: New values of fields of `PlanSettings`, such as `recipe`.
+    """
     for layer in model._flatten_layers():
         if isinstance(layer, QuantizedInput):
-            layer.settings = dataclasses.replace(layer.settings, recipe=name)
+            layer.settings = dataclasses.replace(layer.settings, **changes)

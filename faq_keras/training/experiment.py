@@ -27,7 +27,7 @@ from faq_keras.graph_reader import read_graph
 from faq_keras.plan import PlanSettings
 from faq_keras.policy import Policy, layer_bits
 from faq_keras.quantization import apply
-from faq_keras.rewrite.keras3 import plan_of, record_recipe
+from faq_keras.rewrite.keras3 import plan_of, record
 from faq_keras.training import distribution
 from faq_keras.training.callbacks import LearningRate, MetricsLog, NaNAlarm, VirtualBatches
 from faq_keras.training.loop import Loop
@@ -138,7 +138,7 @@ def run(
                 _prepare(experiment, folder)
         more = experiment.callbacks(folder) if crew.chief else ()
         model = _trained(experiment, experiment.recipe, folder, more)
-        record_recipe(model, experiment.recipe.name)
+        record(model, recipe=experiment.recipe.name)
         crew.first(lambda: _finish(model, folder))
         return _report_of(folder)
 

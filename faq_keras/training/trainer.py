@@ -22,7 +22,7 @@ import tensorflow as tf
 from faq_keras.compat import keras_of
 from faq_keras.files import atomic_write, make_folder
 from faq_keras.quantized_layer import QuantizedLayer
-from faq_keras.rewrite.keras3 import plan_of, record_recipe
+from faq_keras.rewrite.keras3 import plan_of, record
 from faq_keras.training.callbacks import MetricsLog, NaNAlarm
 from faq_keras.training.distribution import synchronize
 from faq_keras.training.losses import classification_loss
@@ -103,7 +103,7 @@ def fine_tune(
         callbacks=[*course.callbacks, NaNAlarm(), *callbacks, *_logs(model, folder)],
         verbose=_verbosity(verbose),
     )
-    record_recipe(model, course.name)
+    record(model, recipe=course.name)
     if folder is not None:
         save_result(model, folder)
     return history

@@ -1,0 +1,1 @@
+"""What is done to a quantized network without labels or training, and what shows that it worked."""
