@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +149,10 @@ def answers(model: Any, images: npt.NDArray[Any]) -> Answers:
     import tensorflow as tf
 
     batch = batch_of(images)
+    signature = [tf.TensorSpec([None, *images.shape[1:]], tf.float32)]  # traced once
     with logits_of(model):
-        run = tf.function(lambda x: model(x, training=False), reduce_retracing=True)
-        parts: Sequence[Any] = [
+        run = tf.function(lambda x: model(x, training=False), input_signature=signature)
+        parts = [
             run(tf.constant(images[start : start + batch])).numpy()
             for start in range(0, len(images), batch)
         ]
