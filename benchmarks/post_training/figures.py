@@ -77,7 +77,7 @@ def score(
         floats: `[images, classes]` of the float network.
         quantized: Of the quantized one.
         labels: `[images]`, or None.
-        embeds: The answers are embeddings: they agree where the nearest other image is the same.
+        embeds: The answers are embeddings; what they say of an image is which other one is nearest.
 
     Raises:
         ValueError: If an answer is not finite.

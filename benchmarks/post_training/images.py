@@ -70,29 +70,31 @@ def mnist() -> tuple[Pixels, Labels]:
     return pixels.astype(np.uint8).reshape(-1, 28, 28, 1), labels.astype(np.int64)
 
 
-def ridges(count: int, size: int, seed: int) -> Pixels:
-    """Drawn fingerprints: smooth ridges of changing direction, with some noise.
+def ridges(fingers: int, size: int, seed: int) -> Pixels:
+    """Drawn fingerprints, two impressions of each: smooth ridges that bend, moved and with noise.
 
     Args:
-        count: How many.
+        fingers: How many patterns.
         size: Height and width.
         seed: Of the drawing.
 
     Returns:
-        Pixels `[count, size, size, 1]`.
+        Pixels `[2 * fingers, size, size, 1]`; images 2n and 2n + 1 are of one finger.
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
-    pixels = np.empty((count, size, size, 1), np.uint8)
-    for number in range(count):
+    pixels = np.empty((2 * fingers, size, size, 1), np.uint8)
+    for finger in range(fingers):
         centre = rng.uniform(-0.3, 0.3, 2)
-        angle, bend, ridges_across = rng.uniform(0, np.pi), rng.uniform(0, 1), rng.uniform(12, 24)
-        straight = x * np.cos(angle) + y * np.sin(angle)
-        round_ = np.hypot(x - centre[0], y - centre[1])
-        wave = np.sin(2 * np.pi * ridges_across * ((1 - bend) * straight + bend * round_))
+        angle, bend, across = rng.uniform(0, np.pi), rng.uniform(0, 1), rng.uniform(12, 24)
         contrast, level = rng.uniform(60, 120), rng.uniform(100, 156)
-        noisy = level + contrast * wave + rng.normal(0, 8, wave.shape)
-        pixels[number, ..., 0] = np.clip(np.rint(noisy), 0, 255)
+        for impression in range(2):
+            left, top = x - rng.uniform(-0.02, 0.02), y - rng.uniform(-0.02, 0.02)
+            straight = left * np.cos(angle) + top * np.sin(angle)
+            curved = np.hypot(left - centre[0], top - centre[1])
+            wave = np.sin(2 * np.pi * across * ((1 - bend) * straight + bend * curved))
+            noisy = level + contrast * wave + rng.normal(0, 8, wave.shape)
+            pixels[2 * finger + impression, ..., 0] = np.clip(np.rint(noisy), 0, 255)
     return pixels
 
 

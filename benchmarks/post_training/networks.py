@@ -76,7 +76,8 @@ class Entry:
         title: Network, data, and what a test is.
         model: Loads the float model.
         split: Its images, for a seed.
-        embeds: The output is a vector to compare with others, not logits.
+        embeds: The output is a vector, not logits; the label is the number of the test image whose
+            vector should be nearest.
         mirrored: A mirror image is as good an input, so distillation may flip them.
     """
 
@@ -240,9 +241,13 @@ def _wake_words(files: Files, seed: int) -> Split:
 
 
 def _fingerprints(files: Files, seed: int) -> Split:
-    x = _grey(images.ridges(512, 180, seed=0))
-    calibration, test = folds(len(x), 2, seed)
-    return Split(x[calibration], x[test], None, test)
+    """The right answer for an impression is the number of the other one of the same finger."""
+    fingers = 256
+    x = _grey(images.ridges(fingers, 180, seed=0))
+    calibration, test = (
+        np.stack([2 * part, 2 * part + 1], axis=1).ravel() for part in folds(fingers, 2, seed)
+    )
+    return Split(x[calibration], x[test], np.arange(len(test)) ^ 1, test)
 
 
 _raw, _unit = _scaled(0.0, 1.0), _scaled(0.0, 255.0)
@@ -310,7 +315,7 @@ NETWORKS: dict[str, Entry] = {
         mirrored=False,
     ),
     "mltk_fingerprint": Entry(
-        "MLTK fingerprint signature, drawn ridges",
+        "MLTK fingerprint signature, drawn fingers",
         _keras3("real-models", "mltk_fingerprint_signature_generator.h5"),
         _fingerprints,
         embeds=True,
