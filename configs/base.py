@@ -33,6 +33,7 @@ def config() -> config_dict.ConfigDict:
     | bits, activation_bits | weights' and activations' bits (the latter as the former); 0: float |
     | logits_bits, percentile, calibration_batches | as for `faq_keras.apply`; 0 batches: the rule |
     | policy | as `faq_keras.Policy`; overrides are pairs: ((name or regex, bits), ...) |
+    | frozen_statistics | train with the moving statistics instead of each batch's; None: as the recipe |
     | recipe | a recipe of `faq_keras.recipe`; the fields below it replace its own |
     | final_learning_rate | with learning_rate: an exponential course between the two |
     | learning_rate_per | "epoch" or "step": how often the rate is set |
@@ -58,6 +59,7 @@ def config() -> config_dict.ConfigDict:
             "percentile": placeholder(float),
             "calibration_batches": 5,
             "policy": {
+                "scales": Policy.scales,
                 "first_last_bits": Policy.first_last_bits,
                 "bn_exponent": Policy.bn_exponent,
                 "clip_reading": Policy.clip_reading,
@@ -70,6 +72,7 @@ def config() -> config_dict.ConfigDict:
             "final_learning_rate": placeholder(float),
             "weight_decay": placeholder(float),
             "virtual_batches": placeholder(int),
+            "frozen_statistics": placeholder(bool),
             "learning_rate_per": "epoch",
             "label_smoothing": 0.0,
             "pretraining": {

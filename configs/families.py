@@ -18,7 +18,7 @@ from faq_keras.converters.zoo import ZOO, ZooEntry
 
 
 def imagenet(network: str, recipe: str, bits: int, **fields: Any) -> ConfigDict:
-    """A network of the zoo on ImageNet as an ImageFolder (`train/` and `val/`).
+    """A network of the zoo on ImageNet, an ImageFolder (`train/`, `val/`), by the paper's rules.
 
     Args:
         network: Its name in the zoo; its checkpoint is looked for as `NETWORK.pth`.
@@ -37,6 +37,7 @@ def imagenet(network: str, recipe: str, bits: int, **fields: Any) -> ConfigDict:
         {"resize": preprocessing.resize, "interpolation": preprocessing.interpolation}
     )
     config.data.classes, config.data.images = 1000, (1_281_167, 50_000)
+    _as_in_the_paper(config)
     return _with(config, fields)
 
 
@@ -51,11 +52,15 @@ def imagenet_from_scratch(network: str, recipe: str, bits: int, **fields: Any) -
 
 
 def cifar10(network: str, recipe: str, bits: int, **fields: Any) -> ConfigDict:
-    """A network of the zoo on CIFAR-10 (`data.data_dir`: cifar-10-batches-py or -bin)."""
+    """A network of the zoo on CIFAR-10 (`data.data_dir`: cifar-10-batches-py or -bin).
+
+    By the paper's rules (section 4.9).
+    """
     config = _of_zoo(network, recipe, bits)
     config.data.source = "cifar10"
     config.data.transform = "cifar"
     config.data.images = (50_000, 10_000)
+    _as_in_the_paper(config)
     return _with(config, fields)
 
 
@@ -65,6 +70,7 @@ def cifar10_jpeg(recipe: str, bits: int, **fields: Any) -> ConfigDict:
     The schedule is the one that was found for this small network: 0.01 to 1e-6, batches of 128.
     """
     config = cifar10("resnet20_cifar10", recipe, bits)
+    config.policy.scales, config.frozen_statistics = base.config().policy.scales, None
     config.weights = "resnet20_cifar10jpeg_fp32.pth"
     config.expected_float_accuracy = 0.8869
     config.batch_size = 128
@@ -90,6 +96,12 @@ def _of_zoo(network: str, recipe: str, bits: int) -> ConfigDict:
     config.data.size, config.data.channels = entry.input_shape[0], entry.input_shape[2]
     config.data.mean, config.data.std = entry.preprocessing.mean, entry.preprocessing.std
     return config
+
+
+def _as_in_the_paper(config: ConfigDict) -> None:
+    """Scales by the rules of sections 3.1 and 3.2, batch statistics while training."""
+    config.policy.scales = "paper"
+    config.frozen_statistics = False
 
 
 def _with(config: ConfigDict, fields: dict[str, Any]) -> ConfigDict:

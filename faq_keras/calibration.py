@@ -247,7 +247,8 @@ class _TopValues:
         ordered = np.sort(self.largest)
         above = ordered[min(1, ordered.size - 1)]
         high = float(ordered[0]) + self.fraction * (float(above) - float(ordered[0]))
-        return Range(high, self.minimum, self.maximum, np.concatenate(self.sample))
+        sample = np.concatenate(self.sample) if self.sample else None
+        return Range(high, self.minimum, self.maximum, sample)
 
 
 def _magnitudes_above(

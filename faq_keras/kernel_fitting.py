@@ -126,7 +126,7 @@ def _scaled(
     policy: Policy,
     fit: Fit | None,
 ) -> WeightsPlan | None:
-    """The plan with a scale per channel, or None where it is no better than one for all."""
+    """The plan with a scale per channel, or None where that gains nothing or has no step."""
     if fit is None:
         return None
     steps = channel_steps(matrix, bits)
@@ -139,14 +139,19 @@ def _scaled(
     gains = np.ones_like(scales) if gains is None else gains
     multiplier = _multiplier(node, gains / scales, policy)
     assert multiplier is not None
+    multiplier = dataclasses.replace(multiplier, constant=node.batch_norm is None)
     quantized = np.asarray(MultiplierQuantizer(multiplier)(tf.constant(gains / scales)))
     # The scale that makes the multiplier a code: its own rounding error vanishes.
     exact = live & (quantized != 0)
     scales[exact] = np.abs(gains[exact] / quantized[exact])
     channel_scales = tuple(float(f"{scale:.{_DIGITS}g}") for scale in scales)
     stored = np.asarray(matrix, np.float32) * np.asarray(channel_scales, np.float32)
-    error = channel_error(matrix, np.array(channel_scales), bits, 2.0**exponent)
-    if not (error < fit.error and _keeps(stored, bits, exponent)):
+    alive = matrix[:, live]
+    error = channel_error(alive, np.array(channel_scales)[live], bits, 2.0**exponent)
+    common = channel_error(alive, np.ones(alive.shape[1]), bits, 2.0**fit.chosen)
+    # Scaled, a batch normalization's multipliers need no rounding; a layer without one has none.
+    worth_it = node.batch_norm is not None or error < common
+    if not (worth_it and _keeps(stored, bits, exponent)):
         return None
     spec = KernelSpec(bits, _clip_stds(stored, bits, exponent), channel_scales)
     chosen = dataclasses.replace(fit, chosen=exponent, channel_error=float(f"{error:.4g}"))
@@ -176,6 +181,5 @@ def _multiplier(node: Node, scale: Array | None, policy: Policy) -> MultiplierSp
             f"exponent {exponent} is out of the range [{EXPONENTS[0]}, {EXPONENTS[-1]}] that "
             "integer kernels can compute with. Check the pretrained weights."
         )
-    return MultiplierSpec(
-        bits, exponent, _FINER_STEPS if policy.bn_exponent == "per_channel" else 0
-    )
+    finer = _FINER_STEPS if policy.bn_exponent == "per_channel" else 0
+    return MultiplierSpec(bits, exponent, finer)

@@ -74,7 +74,13 @@ class QuantizedFoldedLayer(QuantizedLayer):
     """Base of the layers `(accumulator + b) * c`: [kernel layer] [+ BatchNormalization] [+ ReLU].
 
     A subclass says what it accumulates, and gives its integer constants.
+
+    Attributes:
+        frozen_statistics: Whether training uses the moving statistics and leaves them alone; gamma
+            and beta are trained all the same. A training sets it (`callbacks.FrozenStatistics`).
     """
+
+    frozen_statistics = False
 
     @property
     def batch_norm_layer(self) -> Any:
@@ -111,7 +117,8 @@ class QuantizedFoldedLayer(QuantizedLayer):
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Batch statistics while training, the folded integer form otherwise."""
         batch_norm = self.batch_norm_layer
-        if training and batch_norm is not None and batch_norm.trainable:
+        moves = batch_norm is not None and batch_norm.trainable and not self.frozen_statistics
+        if training and moves:
             x = self._train_batch_norm(inputs)
         else:
             folded = self.fold()

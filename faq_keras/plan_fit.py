@@ -69,9 +69,13 @@ def _differences(
 
 def _of_weights(entry: LayerPlan, node: Node) -> Iterator[str]:
     scales = entry.kernel.channel_scales if entry.kernel else None
+    normalizes = entry.multiplier is not None and not entry.multiplier.constant
+    if normalizes != (node.batch_norm is not None):
+        yield f"has batch normalization in the {'model' if node.batch_norm else 'plan'} only"
+        return
     if scales is None:
-        if (entry.multiplier is None) != (node.batch_norm is None):
-            yield f"has batch normalization in the {'model' if node.batch_norm else 'plan'} only"
+        if entry.multiplier is not None and entry.multiplier.constant:
+            yield "has constant multipliers in the plan, but no channel scales"
         return
     if node.kind not in SCALED_KINDS:
         yield "has channel scales, which only convolutions can have"

@@ -175,11 +175,14 @@ class MultiplierSpec:
         finer: How many times a channel may halve this step until its multiplier needs all bits; 0
             gives all channels the same step, as in the paper. The deployed scale is a float32
             number per channel, so it costs nothing.
+        constant: Whether there is no batch normalization: the multipliers are the inverse of the
+            kernel's channel scales.
     """
 
     bits: int
     exponent: int
     finer: int = 0
+    constant: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import faq_keras
-from faq_keras import graph_roles, policy
+from faq_keras import graph_roles, plan_maker
 from faq_keras.graph_reader import read_graph
 from faq_keras.plan import PlanSettings, QuantPlan
-from faq_keras.policy import Policy
+from faq_keras.policy import Policy, layer_bits, percentiles
 from tests import networks
 
 layers = keras.layers
@@ -49,13 +49,13 @@ def test_the_last_relu_is_found_behind_the_pool(graph):
 
 def test_percentiles_are_the_papers(graph):
     settings = PlanSettings(weight_bits=4, activation_bits=4)
-    bits = policy.layer_bits(graph, settings, Policy())
-    chosen = policy.percentiles(graph, bits, None)
+    bits = layer_bits(graph, settings, Policy())
+    chosen = percentiles(graph, bits, None)
     assert chosen["conv2d_1"] == 99.9  # a 4-bit ReLU
     assert chosen["add_1"] == 99.99  # the last ReLU, 8 bits
     assert chosen["conv2d_2"] == 99.99  # a branch, 8 signed bits
     assert chosen["image"] == chosen["dense"] == 100.0
-    assert policy.percentiles(graph, bits, 98.0)["conv2d_1"] == 98.0
+    assert percentiles(graph, bits, 98.0)["conv2d_1"] == 98.0
 
 
 def test_overrides_win_and_the_last_match_counts():
@@ -85,7 +85,9 @@ def test_bn_exponents_can_be_fixed(setting, expected):
 
 
 def test_clip_reading_doubles_the_range():
-    total, double = plan_with(), plan_with(clip_reading="plus_minus")
+    total, double = (
+        plan_with(scales="paper", clip_reading=reading) for reading in ("total", "plus_minus")
+    )
     assert double["conv2d_1"].kernel.clip_stds == 2 * total["conv2d_1"].kernel.clip_stds == 8.24
 
 
@@ -96,6 +98,7 @@ def test_clip_reading_doubles_the_range():
         ({"overrides": {"conv2d": 9}}, "override of 'conv2d' must be an integer from 2 to 8"),
         ({"overrides": {"conv2d": (None, None)}}, "'conv2d' must be .* received None"),
         ({"first_last_bits": 16}, "first_last_bits must be"),
+        ({"scales": "exact"}, "scales must be 'fitted' or 'paper', received 'exact'"),
         ({"first_last_bits": True}, "first_last_bits must be"),
         ({"overrides": {"conv2d": None}}, "override of 'conv2d' must be .* received None"),
         ({"overrides": {"conv2d": (4,)}}, r"'conv2d' must be one width or .* received \(4,\)"),
@@ -127,8 +130,10 @@ def test_bad_policies_are_refused(arguments, message):
 
 def test_clip_constants_are_laid_over_the_defaults():
     plan, default = plan_with(clip_stds={4: 4.5}), plan_with()
+    assert plan["conv2d_1"].kernel.channel_scales is None
     assert plan["conv2d_1"].kernel.clip_stds == 4.5
-    assert plan["conv2d"].kernel == default["conv2d"].kernel  # the first layer's, of 8 bits
+    for entry in (plan["conv2d"], default["conv2d"]):  # the first layer, of 8 bits
+        assert (entry.kernel.bits, len(entry.kernel.channel_scales)) == (8, 8)
 
 
 def test_an_override_may_be_a_list_or_of_numpy():
@@ -154,7 +159,7 @@ def test_relu6_limits_the_codes():
 def test_the_largest_calibrated_logit_keeps_a_code(graph):
     for bits in (8, 16):
         for largest in (0.9, 1.0, 7.97, 12.3, 100.0):
-            exponent = policy._logits_exponent(largest, bits)
+            exponent = plan_maker._logits_exponent(largest, bits)
             assert round(largest / 2.0**exponent) <= 2 ** (bits - 1) - 1
             assert round(largest / 2.0 ** (exponent - 1)) > 2 ** (bits - 1) - 1
 

@@ -65,8 +65,9 @@ def test_every_tensor_lies_on_the_plans_grid(q, x):
         assert codes.max() <= plan[layer.name].output.highest
 
 
-def test_inference_kernels_are_the_quantizers_of_the_paper(q):
-    layer = q.get_layer("conv2d_1")
+def test_inference_kernels_are_the_quantizers_of_the_paper(model, x):
+    policy = faq_keras.Policy(scales="paper")
+    layer = faq_keras.apply(model, 4, calibration_data=x, policy=policy).get_layer("conv2d_1")
     kernel = np.asarray(layer.kernel_layer.kernel)
     exponent = kernel_exponent(kernel, 4, 4.12)
     folded = layer.fold()

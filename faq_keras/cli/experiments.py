@@ -46,7 +46,7 @@ def recipe_of(config: ConfigDict) -> Recipe:
     Raises:
         ValueError: No such recipe, or only a final learning rate.
     """
-    names = ("batch_size", "weight_decay", "virtual_batches")
+    names = ("batch_size", "weight_decay", "virtual_batches", "frozen_statistics")
     overrides = {name: config[name] for name in names if config.get(name) is not None}
     rate, final = config.learning_rate, config.final_learning_rate
     base = recipe(config.recipe, config.epochs)
@@ -214,6 +214,7 @@ def _policy(config: ConfigDict) -> Policy:
             f"{policy.overrides!r}."
         ) from error
     return Policy(
+        scales=policy.scales,
         first_last_bits=policy.first_last_bits,
         overrides=overrides,
         bn_exponent=policy.bn_exponent,

@@ -28,7 +28,7 @@ NOISE_STEPS = 100
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One training, run once for each seed.
+    """One training, run once for each seed, by the paper's rules for scales and statistics.
 
     Attributes:
         name: Its folder's name.
@@ -47,6 +47,9 @@ class Row:
     published: Mapping[str, float] = dataclasses.field(default_factory=dict)
     network: str = ""
     shown: bool = True
+
+    def __post_init__(self) -> None:
+        self.config.policy.scales, self.config.frozen_statistics = "paper", False
 
 
 def table1(scale: str) -> list[Row]:

@@ -26,10 +26,31 @@ import numpy as np
 import tf_keras
 
 from faq_keras.files import append_line, drop_torn_line
+from faq_keras.layers import QuantizedFoldedLayer
 
 
 class Callback(keras.callbacks.Callback, tf_keras.callbacks.Callback):
     """A callback for both Kerases, whose hooks have the same names."""
+
+
+class FrozenStatistics(Callback):
+    """Trains with the moving statistics of all quantized batch normalizations, as they are.
+
+    Each step then computes what the integer network computes. Gamma and beta are trained.
+    """
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Freezes them."""
+        self._set(True)
+
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Lets them move again."""
+        self._set(False)
+
+    def _set(self, frozen: bool) -> None:
+        for layer in self.model._flatten_layers():
+            if isinstance(layer, QuantizedFoldedLayer):
+                layer.frozen_statistics = frozen
 
 
 class LearningRate(keras.callbacks.LearningRateScheduler, Callback):

@@ -29,7 +29,7 @@ from faq_keras.policy import Policy, layer_bits
 from faq_keras.quantization import apply
 from faq_keras.rewrite.keras3 import plan_of, record
 from faq_keras.training import distribution
-from faq_keras.training.callbacks import LearningRate, MetricsLog, NaNAlarm, VirtualBatches
+from faq_keras.training.callbacks import LearningRate, MetricsLog, NaNAlarm
 from faq_keras.training.loop import Loop
 from faq_keras.training.losses import classification_loss
 from faq_keras.training.progress import Progress
@@ -356,7 +356,7 @@ def _trained(
     steps = data.steps_per_epoch
     callbacks = [
         LearningRate(recipe.learning_rate, steps if experiment.rate_per == "step" else None),
-        VirtualBatches(recipe.virtual_batches),
+        *recipe.other_callbacks,
         NaNAlarm(lambda network: first_not_finite_output(network, images)),
     ]
     if team().chief:

@@ -23,7 +23,7 @@ import keras
 
 from faq_keras.compat import is_tf_keras
 from faq_keras.training import tf_keras_optimizer
-from faq_keras.training.callbacks import LearningRate, VirtualBatches
+from faq_keras.training.callbacks import FrozenStatistics, LearningRate, VirtualBatches
 from faq_keras.training.optimizer import SGD
 from faq_keras.training.schedules import Constant, Exponential, Schedule, Steps
 
@@ -42,6 +42,8 @@ class Recipe:
         momentum: Momentum of SGD.
         batch_size: Images per real batch.
         virtual_batches: Real batches per update in each epoch.
+        frozen_statistics: Whether a quantized network is trained with its moving statistics instead
+            of each batch's.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Recipe:
     batch_size: int = 256
     momentum: float = 0.9
     virtual_batches: Schedule = _SINGLE_BATCHES
+    frozen_statistics: bool = False
 
     @functools.cached_property
     def optimizer(self) -> SGD:
@@ -75,7 +78,13 @@ class Recipe:
     @property
     def callbacks(self) -> list[keras.callbacks.Callback]:
         """Callbacks of either Keras: they set each epoch's learning rate and virtual batches."""
-        return [LearningRate(self.learning_rate), VirtualBatches(self.virtual_batches)]
+        return [LearningRate(self.learning_rate), *self.other_callbacks]
+
+    @property
+    def other_callbacks(self) -> list[keras.callbacks.Callback]:
+        """The callbacks without that of the learning rate."""
+        frozen = [FrozenStatistics()] if self.frozen_statistics else []
+        return [VirtualBatches(self.virtual_batches), *frozen]
 
     def with_epochs(self, epochs: int) -> Recipe:
         """The same course in another number of epochs: same start and end, milestones moved.
