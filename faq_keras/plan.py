@@ -102,7 +102,8 @@ class LayerPlan:
         if self.kernel:
             yield f"{self.name}/kernel", "kernel", str(self.kernel)
         if self.multiplier:
-            yield f"{self.name}/multiplier", "multiplier", str(self.multiplier)
+            role = "multiplier" if self.multiplier.constant else "bn multiplier"
+            yield f"{self.name}/multiplier", role, str(self.multiplier)
         if self.kernel or self.multiplier:
             yield f"{self.name}/bias", "bias", "32 signed   accumulator grid"
         yield self.name, _ROLES.get(self.kind, self.kind), str(self.output)

@@ -43,6 +43,7 @@ def quantize_options(draw):
         "policy": faq_keras.Policy(
             first_last_bits=draw(st.sampled_from((8, 8, 4, 2))),
             bn_exponent=draw(st.sampled_from(("per_channel", "calibrated", "paper"))),
+            scales=draw(st.sampled_from(("fitted", "fitted", "paper"))),
         ),
     }
 
