@@ -15,25 +15,32 @@ from faq_keras.deployment import export_onnx, export_tflite, verify
 from faq_keras.integer.parity_report import ParityError
 from faq_keras.plan import QuantPlan
 from faq_keras.policy import Policy
+from faq_keras.post_training.distillation import Distillation, distill
+from faq_keras.post_training.reconstruction import reconstruct
+from faq_keras.post_training.result import Reconstruction
 from faq_keras.quantization import apply, plan_of, to_float
 from faq_keras.rewrite.tfmot import FAQScheme
 from faq_keras.training import fine_tune, recipe
 
 __version__ = _metadata.version("faq_keras")
 __all__ = [
+    "Distillation",
     "FAQScheme",
     "ParityError",
     "Policy",
     "QuantPlan",
+    "Reconstruction",
     "apply",
     "converters",
     "custom_layers",
     "diagnostics",
+    "distill",
     "export_onnx",
     "export_tflite",
     "fine_tune",
     "plan_of",
     "recipe",
+    "reconstruct",
     "register",
     "tflite",
     "to_float",

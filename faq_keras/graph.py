@@ -220,6 +220,35 @@ def functional_of(model: Any) -> Any:
     return functional
 
 
+# Layers after an activation that leave its values what they are.
+_TRANSPARENT = ("Dropout", "Flatten", "Identity", "Reshape", "SpatialDropout2D")
+_ACTIVATION_LAYERS = {"Softmax": "softmax", "Sigmoid": "sigmoid", "ReLU": "relu", "Relu": "relu"}
+
+
+def last_activation(output: Any) -> str | None:
+    """Name of the activation that a model's output comes from; "linear" if there is none.
+
+    None if the output comes from a subclassed model, which has no graph.
+
+    Args:
+        output: One of `model.outputs` of a functional model of either Keras, float or quantized.
+    """
+    operation, node, index = output._keras_history
+    while type(operation).__name__ in _TRANSPARENT:
+        before = keras.tree.flatten(operation._inbound_nodes[node].input_tensors)[0]
+        operation, node, index = before._keras_history
+    if isinstance(operation, keras_of(operation).Model):
+        inner = getattr(operation, "outputs", None)
+        return last_activation(inner[index]) if inner else None
+    parts = getattr(operation, "float_layers", None)  # a quantized layer's
+    layer = parts[-1] if parts else operation
+    for base in type(layer).__mro__:  # layers of either Keras, and Keras 3's operations
+        if base.__name__ in _ACTIVATION_LAYERS:
+            return _ACTIVATION_LAYERS[base.__name__]
+    activation = getattr(layer, "activation", None)
+    return getattr(activation, "__name__", None) or "linear"
+
+
 @dataclasses.dataclass(frozen=True)
 class LayerCall:
     """One call of a layer in a functional model: a Keras 3 node, as tf_keras has it."""

@@ -19,7 +19,9 @@ from faq_keras.graph_reader import read_graph
 from faq_keras.plan import QuantPlan
 from faq_keras.planning import PlanRequest
 from faq_keras.policy import Policy
+from faq_keras.post_training import reconstruction
 from faq_keras.post_training.agreement import FirstImages, compare, warn_if_poor
+from faq_keras.post_training.teachers import remember
 from faq_keras.rewrite.bridge import to_keras3, to_tf_keras
 from faq_keras.rewrite.keras3 import float_model, plan_of, quantize_model, record
 from faq_keras.rewrite.rebuild import LayerCopies
@@ -36,6 +38,7 @@ def apply(
     logits_bits: int = 16,
     policy: Policy | None = None,
     plan: QuantPlan | str | Path | None = None,
+    reconstruct: Any = None,
 ) -> Any:
     """Quantizes a pretrained network (paper sections 3.1 and 3.2).
 
@@ -60,6 +63,7 @@ def apply(
             costs accuracy).
         policy: The rules for bits and scales.
         plan: A plan, or the path of one, to use as it is instead of calibrating.
+        reconstruct: 64 to 512 unlabelled images: `faq_keras.reconstruct` is run on the result.
 
     Returns:
         An uncompiled model of the same Keras, with the same inputs, outputs and weights. Inference
@@ -86,8 +90,13 @@ def apply(
     if seen.images:
         compared = compare(graph, quantized, seen.images)
         record(quantized, agreement=compared)
-        warn_if_poor(compared, graph, quantized, seen.images)
-    return to_tf_keras(quantized) if is_tf_keras(model) else quantized
+        if reconstruct is None:
+            warn_if_poor(compared, graph, quantized, seen.images)
+    if reconstruct is not None:
+        reconstruction.reconstruct(quantized, reconstruct)
+    quantized = to_tf_keras(quantized) if is_tf_keras(model) else quantized
+    remember(quantized, twin)
+    return quantized
 
 
 def to_float(model: Any) -> Any:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from faq_keras.graph import evaluate
+from faq_keras.graph import evaluate, last_activation
 from faq_keras.graph_reader import read_graph
 from tests import networks
 
@@ -202,3 +202,38 @@ def test_a_model_that_computes_nothing_is_refused():
     model = keras.Model(inputs, layers.Dropout(0.5)(layers.Rescaling(0.5)(inputs)))
     with pytest.raises(ValueError, match="It has no layer that computes anything"):
         read_graph(model)
+
+
+def ends(*layers_):
+    return keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), *layers_])
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (lambda: ends(layers.Dense(3)), "linear"),
+        (lambda: ends(layers.Dense(3, activation="softmax")), "softmax"),
+        (lambda: ends(layers.Dense(3), layers.Softmax(), layers.Dropout(0.1)), "softmax"),
+        (lambda: ends(layers.Dense(3), layers.ReLU(6.0)), "relu"),
+        (lambda: ends(layers.Dense(3), layers.Activation("sigmoid")), "sigmoid"),
+        (lambda: ends(layers.Dense(3, activation="tanh")), "tanh"),
+        (lambda: keras.Sequential([keras.Input((4, 4, 3)), ends(layers.Softmax())]), "softmax"),
+    ],
+)
+def test_the_activation_at_the_end(model, expected):
+    assert last_activation(model().outputs[0]) == expected
+
+
+def test_the_activation_of_operations_and_of_subclassed_models():
+    inputs = keras.Input((4,))
+    assert last_activation(keras.ops.softmax(inputs)) == "softmax"
+    assert last_activation(keras.ops.relu(inputs)) == "relu"
+
+    class Subclassed(keras.Model):
+        def call(self, x):
+            return x
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    assert last_activation(Subclassed()(inputs)) is None

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from faq_keras.archives import check_archive, read_arrays
+from faq_keras.data.unlabelled_images import shuffled, unlabelled_images
 from faq_keras.files import atomic_write
 
 
@@ -78,6 +79,26 @@ def load_inputs(path: str, model: keras.Model) -> npt.NDArray[np.number]:
             f"{path} holds inputs of the shape {x.shape}; the model '{model.name}' takes {wanted}."
         )
     return x
+
+
+def load_images(folder: Path, model: keras.Model, most: int) -> npt.NDArray[np.float32]:
+    """Images of a folder in the size of a model's only input, pixels 0..255.
+
+    Raises:
+        ValueError: If the model takes no images or several inputs, or the folder holds none.
+    """
+    wanted = model.input_shape
+    if not isinstance(wanted, tuple):
+        raise ValueError(
+            f"The model '{model.name}' has {len(wanted)} inputs; a folder of images is for models "
+            "with one."
+        )
+    return unlabelled_images(folder, wanted[1:], most)
+
+
+def drawn(x: npt.NDArray[np.number], most: int) -> npt.NDArray[np.float32]:
+    """Some of the inputs, drawn from all of them, in no order."""
+    return x[shuffled(range(len(x)), most)].astype(np.float32)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:

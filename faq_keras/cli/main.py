@@ -24,6 +24,7 @@ COMMANDS = {
     "convert": "bring an ONNX or PyTorch network in as an editable Keras model",
     "train": "train by a configuration file: pretrain, quantize, fine-tune; resumable",
     "eval": "measure top-1 and top-5 of a .keras or .tflite file on the validation images",
+    "reconstruct": "recover the accuracy that quantization lost from a few unlabelled images",
     "export": "write a quantized .keras model as a fully integer .tflite file",
     "verify": "compare a .tflite file with its model, every tensor; exit 1 on any mismatch",
     "unpack": "write a packed int4 .tflite file as an int8 one",

@@ -24,7 +24,7 @@ from faq_keras.data.records import SPLITS, Record, Shard, Source, indexed, shard
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 # What torchvision reads and TensorFlow does not: leaving these out silently would change the data.
-_UNREADABLE = (".ppm", ".pgm", ".tif", ".tiff", ".webp")
+UNREADABLE = (".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _FOLDERS = {"train": ("train",), "validation": ("val", "validation")}
 
 
@@ -161,7 +161,7 @@ def _images(folder: Path, classes: Sequence[str]) -> list[tuple[str, str]]:
                 suffix = os.path.splitext(file)[1].lower()
                 if suffix in SUFFIXES and not file.startswith("."):
                     images.append((os.path.join(base, file), name))
-                elif suffix in _UNREADABLE:
+                elif suffix in UNREADABLE:
                     unreadable.append(os.path.join(base, file))
                 else:
                     others += 1

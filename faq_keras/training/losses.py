@@ -15,9 +15,7 @@ from typing import Any
 import keras
 
 from faq_keras.compat import keras_of
-
-# Layers behind a softmax that leave its values what they are.
-_TRANSPARENT = ("Dropout", "Flatten", "Identity", "Reshape")
+from faq_keras.graph import last_activation
 
 
 def classification_loss(model: Any, labels: Sequence[int | None]) -> Any:
@@ -64,19 +62,6 @@ def classification_loss(model: Any, labels: Sequence[int | None]) -> Any:
 
 
 def _last_activation(model: Any) -> str | None:
-    """Name of the activation that the output comes from ("linear" if none), None if unknown."""
+    """Name of the activation that the only output comes from, None if unknown."""
     outputs: list[Any] = keras.tree.flatten(getattr(model, "outputs", None) or [])
-    if len(outputs) != 1:
-        return None
-    layers = keras_of(model).layers
-    transparent = tuple(getattr(layers, name) for name in _TRANSPARENT)
-    operation, node, _ = outputs[0]._keras_history
-    while isinstance(operation, transparent):
-        before = keras.tree.flatten(operation._inbound_nodes[node].input_tensors)[0]
-        operation, node, _ = before._keras_history
-    if isinstance(operation, keras_of(model).Model):
-        return _last_activation(operation)
-    if isinstance(operation, layers.Softmax):
-        return "softmax"
-    activation = getattr(operation, "activation", None)
-    return getattr(activation, "__name__", None) or "linear"
+    return last_activation(outputs[0]) if len(outputs) == 1 else None
