@@ -33,6 +33,7 @@ from faq_keras.post_training.network import Network, trace
 from faq_keras.post_training.result import OutputResult, Reconstruction
 from faq_keras.post_training.store import ActivationStore
 from faq_keras.post_training.teacher import Comparison, measure
+from faq_keras.post_training.teachers import remember_own
 from faq_keras.post_training.walk import Walk
 from faq_keras.rewrite.keras3 import plan_of, record
 
@@ -81,24 +82,26 @@ def reconstruct(
     if not (rounding or means):
         raise ValueError("There is nothing to do: rounding and means are both False.")
     network = trace(q)
-    planned = network.peak_bytes(MOST_IMAGES)
     _make(workdir)
-    with ActivationStore(workdir, planned) as store, restored_after_errors(q):
+    with (
+        ActivationStore(workdir, network.peak_bytes(MOST_IMAGES)) as store,
+        restored_after_errors(q),
+    ):
         count, more, digest = _store_images(network, store, images)
         _check_count(count)
         store.planned = network.peak_bytes(count)
+        options = Options(rounding, means)
         journal = None
         if workdir is not None:
-            options = f"rounding={rounding}, means={means}, batch_size={batch_size}"
-            journal = Journal(workdir, _key(q, digest, options))
+            journal = Journal(workdir, _key(q, digest, f"{options}, batch_size={batch_size}"))
         steps = -(-count // batch_size) + sum(not step.is_input for step in network.steps)
+        remember_own(q)
         with progress(steps) as advance:
             measured = measure(network, store, count, batch_size, advance)
             walk = Walk(network, store, measured, count, batch_size, journal, advance)
-            layers, after = walk.run(Options(rounding, means))
+            layers, after = walk.run(options)
     outputs = tuple(map(_output, network.output_names, measured.outputs, after))
-    agreement = tuple(_agreement(output, count) for output in outputs)
-    record(q, post_training="reconstruct", agreement=agreement)
+    _record(q, outputs, count)
     return Reconstruction(
         layers=tuple(layers),
         outputs=outputs,
@@ -197,8 +200,11 @@ def _output(name: str, before: Comparison, after: Comparison) -> OutputResult:
     return OutputResult(name, before.agreement, after.agreement, before.sqnr, after.sqnr)
 
 
-def _agreement(output: OutputResult, images: int) -> Agreement:
-    """As the plan records it."""
-    ratio = 100.0 if output.sqnr_after is None else output.sqnr_after
-    ratio = round(min(max(ratio, -100.0), 100.0), 2)
-    return Agreement(output.name, images, output.agreement_after, ratio)
+def _record(q: Any, outputs: tuple[OutputResult, ...], images: int) -> None:
+    """Notes in the plan what was done, and how the outputs agree now."""
+    agreement = []
+    for output in outputs:
+        ratio = 100.0 if output.sqnr_after is None else output.sqnr_after
+        ratio = round(min(max(ratio, -100.0), 100.0), 2)
+        agreement.append(Agreement(output.name, images, output.agreement_after, ratio))
+    record(q, post_training="reconstruct", agreement=tuple(agreement))

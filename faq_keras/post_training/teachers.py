@@ -55,6 +55,19 @@ def remember(quantized: Any, model: Any) -> None:
     _REMEMBERED[quantized] = model
 
 
+def remember_own(quantized: Any) -> None:
+    """Remembers the float layers of a quantized model before a step changes them.
+
+    Nothing happens if a float network is remembered already, or if the layers are no longer those
+    of one.
+
+    Args:
+        quantized: A quantized model, of either Keras.
+    """
+    if quantized not in _REMEMBERED and plan_of(quantized).settings.post_training is None:
+        remember(quantized, teacher_of(quantized).model)
+
+
 def teacher_of(quantized: Any, teacher: Any = None) -> Teacher:
     """The float network that a quantized one shall equal.
 

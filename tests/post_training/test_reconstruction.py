@@ -264,3 +264,16 @@ def test_two_outputs_are_compared_each_in_its_own_way():
     classes, heat = r.outputs
     assert (classes.name, heat.name) == ("classes", "heat")
     assert classes.agreement_after >= 0.5 and heat.agreement_after is None
+
+
+@pytest.mark.parametrize("terminal", ["1", "0"])
+def test_a_bar_is_shown_on_a_terminal_and_nothing_elsewhere(terminal, monkeypatch, capsys):
+    from faq_keras.post_training.reconstruction import progress
+
+    monkeypatch.setenv("TTY_COMPATIBLE", terminal)
+    with progress(2) as advance:
+        advance("conv1")
+        advance("dense")
+    shown = capsys.readouterr()
+    assert ("reconstruct: dense" in shown.err and "2/2" in shown.err) == (terminal == "1")
+    assert not shown.out and (terminal == "1" or not shown.err)

@@ -147,3 +147,13 @@ def test_no_model_is_its_own_teacher():
         teacher_of(q, q)
     with pytest.raises(ValueError, match=r"not made by faq_keras.apply"):
         teacher_of(model)
+
+
+def test_a_loaded_network_may_be_reconstructed_and_then_distilled(tmp_path):
+    x = images(64)
+    model = tiny_resnet()
+    faq_keras.apply(model, (3, 8), calibration_data=x).save(tmp_path / "q.keras")
+    q = keras.saving.load_model(tmp_path / "q.keras")
+    faq_keras.reconstruct(q, x)
+    teacher = teacher_of(q).model
+    assert np.array_equal(teacher.predict(x, verbose=0), model.predict(x, verbose=0))

@@ -9,6 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from hypothesis import HealthCheck, assume, given, seed, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,7 @@ REFUSALS = (
     "its ReLU6 would be zero everywhere",
 )
 OTHER_RUNTIMES = ("builtin", "reference")
+_RECONSTRUCTED = 32  # images
 seen: collections.Counter[str] = collections.Counter()
 
 
@@ -60,11 +62,15 @@ class RefusedError(Exception):
     """A network that cannot be represented, for one of the `REFUSALS`."""
 
 
-def compare(network, quantize, export, as_graph, runtimes, folder) -> int:
+def compare(network, quantize, export, as_graph, runtimes, reconstruct, folder) -> int:
     """Quantizes, exports and compares a network; gives how many values were compared."""
     path = Path(folder, "m.tflite")
     try:
         q = faq_keras.apply(network.model, calibration_data=network.data, **quantize)
+        if reconstruct:
+            many = [np.resize(x, (_RECONSTRUCTED, *x.shape[1:])) for x in network.x]
+            faq_keras.reconstruct(q, many if len(many) > 1 else many[0])
+            seen["reconstructed"] += 1
         q.run_eagerly = not as_graph
         program = lower(q, export["input_type"])
     except ValueError as error:
@@ -91,6 +97,7 @@ CASE = {
     # Tracing a graph takes longer than everything else, and the integers are the same.
     "as_graph": st.sampled_from((*[False] * 7, True)),
     "runtimes": st.sampled_from((*[()] * 7, OTHER_RUNTIMES)),
+    "reconstruct": st.sampled_from((*[False] * 9, True)),
 }
 
 
