@@ -212,7 +212,6 @@ def orders(files: networks.Files) -> Iterator[Order]:
 
 def main(_: list[str]) -> None:
     """One network after the other."""
-    methods.check(("reconstruct",))
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         cache = Path(_CACHE.value or temporary)

@@ -63,7 +63,7 @@ def quantized(
         augment: Whether distillation may flip and shift them.
 
     Raises:
-        ValueError: If a method is unknown or this faq_keras does not have it.
+        ValueError: If a method is unknown.
     """
     import faq_keras
 
@@ -117,23 +117,14 @@ class _Chain:
 
 
 def check(wanted: Sequence[str]) -> None:
-    """Raises where a method cannot run.
+    """Raises where a method is unknown.
 
     Raises:
-        ValueError: If one is unknown or this faq_keras does not have it.
+        ValueError: There is no such method.
     """
-    import faq_keras
-
     for method in wanted:
         if method not in METHODS:
             raise ValueError(f"There is no method '{method}'; there are {', '.join(METHODS)}.")
-        needed = METHODS[2 : METHODS.index(method) + 1]
-        missing = [name for name in needed if not hasattr(faq_keras, name)]
-        if missing:
-            raise ValueError(
-                f"Method '{method}' needs faq_keras.{missing[0]}, which this version of faq_keras "
-                "does not have; measure the methods before it."
-            )
 
 
 def parse_bits(text: str) -> tuple[int, int]:

@@ -113,7 +113,6 @@ def main(_: list[str]) -> None:
                 print(apply_times(name, bits), flush=True)
     if "reconstruct" not in _JOBS.value:
         return
-    methods.check(("reconstruct",))
     bits = methods.parse_bits(_RECONSTRUCT_BITS.value)
     with tempfile.TemporaryDirectory() as temporary:
         cache = Path(_CACHE.value or temporary)

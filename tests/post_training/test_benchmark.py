@@ -127,3 +127,8 @@ def test_a_row_has_the_figures_of_every_method_and_a_proof(data_dir, tmp_path):
     for found in (paper, fitted):
         assert found["mismatches"] == {"xnnpack": 0} and found["values"]["xnnpack"] > 10_000
         assert found["bytes"] > 40_000 and found["seconds"]["apply"] > 0
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(ValueError, match="no method 'adaround'"):
+        methods.check(["fitted", "adaround"])
