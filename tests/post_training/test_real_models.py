@@ -17,7 +17,7 @@ BITS = {"W8A8": (8, 8), "W4A8": (4, 8)}
 # Points of top-1 that may be lost, or share of the images on which both have to agree.
 AIMS = {"W8A8": (1.0, 97.0), "W4A8": (4.0, 96.0)}
 # MobileNetV1 at a quarter of its width, calibrated on 50 photographs: 44 of 56 % remain.
-MISSED = {("st_mnv1_025_224", "W4A8"): (20.0, 50.0)}
+MISSED = {("st_mnv1_025_224", "W4A8"): (16.0, 54.0)}
 REAL_MODELS = [
     *("ml_vww96", "st_mnv1_025_224", "tm_mnist_dw", "tm_mnist_resnet", "tm_cifar10", "ml_strww"),
     *("mltk_fingerprint", "resnet8_ic01", "resnet8", "resnet8_jpeg"),
@@ -35,7 +35,7 @@ def test_a_shipped_network_keeps_its_answers(data_dir, tmp_path, name, width):
         files=networks.Files(data_dir, tmp_path),
         tests=2000,
         runtimes=("xnnpack", "tflm"),
-        verify_images=2,
+        verify_images=4,
     )
     (found,) = measure.alone(rows.rows_of, order)
     print(f"{name} {width}: {found['difference']} points, {found['agreement']:.1f} % agree")
