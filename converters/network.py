@@ -12,6 +12,7 @@ list of values if there are several). Registering is all it takes to support an 
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ import keras
 import numpy as np
 
 from faq_keras.converters.errors import ConversionError, first_line
+from faq_keras.converters.onnx_bounds import MOST_VALUES
 from faq_keras.converters.onnx_file import Node, OnnxNetwork
 from faq_keras.converters.values import IMAGE, Channel, Value, plain
 
@@ -28,6 +30,9 @@ Anything = Value | Channel | np.ndarray | tuple[Value, ...]
 Handler = Callable[["Network", Node], Anything | list[Anything]]
 
 HANDLERS: dict[str, Handler] = {}
+
+_MOST_COMPUTED, _USES_OF_WEIGHTS = 1 << 26, 4
+"""Numbers that a file may ask us to compute: so many, and so many times those that it holds."""
 
 
 def handles(*ops: str) -> Callable[[Handler], Handler]:
@@ -47,7 +52,10 @@ class Network:
         file: The ONNX network that is being converted.
         values: What is known so far, by the ONNX name.
         uses: How often each ONNX name is still read, by nodes to come and by the outputs.
+        node: The node that is being converted.
     """
+
+    node: Node
 
     def __init__(
         self, file: OnnxNetwork, constants: Mapping[str, np.ndarray], source: Value
@@ -55,8 +63,24 @@ class Network:
         self.file = file
         self.values: dict[str, Anything] = {**constants, file.input_name: source}
         self.uses = Counter([name for node in file.nodes for name in node.inputs] + [*file.outputs])
+        self._left = _MOST_COMPUTED + _USES_OF_WEIGHTS * sum(
+            array.size for array in constants.values()
+        )
         self._names: Counter[str] = Counter([source.tensor.name])
         self._producers: dict[int, tuple[keras.layers.Layer, Any]] = {}
+
+    def spend(self, node: Node, numbers: int) -> None:
+        """Counts numbers that are computed or become weights, for a file that asks for too many.
+
+        Raises:
+            ConversionError: They are many times more than the file holds.
+        """
+        self._left -= numbers
+        if self._left < 0:
+            raise node.error(
+                "up to here the file asks for many times more numbers than it holds. If it is "
+                "sound, simplify it (onnxsim) and convert the result."
+            )
 
     # Operands.
 
@@ -146,6 +170,7 @@ class Network:
     ) -> keras.KerasTensor:
         """Calls a new layer, fills in its weights and remembers it as the output's producer."""
         if weights:
+            self.spend(self.node, sum(array.size for array in weights))
             output = _build_with(layer, inputs, weights)
         else:
             output = layer(inputs)
@@ -257,6 +282,7 @@ def run(network: Network, node: Node) -> None:
     Raises:
         ConversionError: Whatever goes wrong, with the node's name.
     """
+    network.node = node
     try:
         results = HANDLERS[node.op](network, node)
     except ConversionError:
@@ -271,6 +297,11 @@ def run(network: Network, node: Node) -> None:
 
 
 def _check_shape(network: Network, node: Node, name: str, result: Anything) -> None:
+    if isinstance(result, Value) and math.prod(result.shape) > MOST_VALUES:
+        raise node.error(
+            f"its result has the shape {result.shape}, {math.prod(result.shape):,} values for each "
+            f"image; at most {MOST_VALUES:,} can be converted."
+        )
     expected = network.file.shapes.get(name)
     if expected is None or isinstance(result, tuple | Channel):
         return

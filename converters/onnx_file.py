@@ -28,14 +28,17 @@ from faq_keras.converters.errors import (
     first_line,
     listed,
 )
+from faq_keras.converters.onnx_bounds import (
+    SHAPE_ENTRIES,
+    check_bounds,
+    check_image,
+    lengths_are_small,
+)
 from faq_keras.converters.onnx_shapes import Shape, inferred_shapes, sizes
 from faq_keras.converters.onnx_weights import read_constants
 
 OPSETS = range(11, 24)
 """The opsets whose definitions the op handlers follow."""
-
-_STRUCTURE_ELEMENTS = 4096
-"""Larger constants are weights and are not shown to the checker; smaller ones may be shapes."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +136,12 @@ def _read(
     opset = _opset(model, file)
     _refuse_unsupported(model, supported, file)
     constants = dict(read_constants(model, file))
+    check_bounds(model, constants, file)
     skeleton = _skeleton(model, constants)
     folded = tuple(n.name or n.output[0] for n in model.graph.node if _has_folded_batch_norm(n))
     del model  # the weights live on in `constants` only
     name, batch, shape = _image_input(skeleton, constants, input_shape, file)
-    shapes = _check(skeleton, name, shape, file)
+    shapes = _check(skeleton, constants, name, shape, file)
     outputs = tuple(output.name for output in skeleton.graph.output)
     nodes = _needed(skeleton, outputs)
     read = {i for node in nodes for i in node.inputs} | set(outputs)
@@ -201,19 +205,29 @@ def _refuse_unsupported(model: onnx.ModelProto, supported: frozenset[str], file:
 
 
 def _skeleton(model: onnx.ModelProto, constants: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """The model without its large weights: these become inputs of the same type and shape."""
+    """The model without its large weights: these become inputs of the same type and shape.
+
+    So do large Constant nodes. Functions of the file's own are left out, none is called.
+    """
     skeleton = onnx.ModelProto(ir_version=model.ir_version, producer_name=model.producer_name)
     skeleton.opset_import.extend(model.opset_import)
-    skeleton.functions.extend(model.functions)
     graph, source = skeleton.graph, model.graph
     graph.name = source.name
-    graph.node.extend(source.node)
+    for node in source.node:
+        if node.op_type == "Constant" and constants[node.output[0]].size > SHAPE_ENTRIES:
+            array = constants[node.output[0]]
+            kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(node.output[0], kind, array.shape)
+            )
+        else:
+            graph.node.append(node)
     graph.input.extend(source.input)
     graph.output.extend(source.output)
     declared = {value.name for value in graph.input}
     for tensor in source.initializer:
         array = constants[tensor.name]
-        if array.size <= _STRUCTURE_ELEMENTS:
+        if array.size <= SHAPE_ENTRIES:
             graph.initializer.append(onnx.numpy_helper.from_array(array, tensor.name))
         elif tensor.name not in declared:
             graph.input.append(
@@ -262,10 +276,12 @@ def _image_input(
         )
     batch, channels, height, width = dims
     if asked is not None:
-        if len(asked) != 3 or min(asked) < 1 or (channels and channels != asked[2]):
+        given = zip((height, width, channels), asked, strict=False)
+        if len(asked) != 3 or min(asked) < 1 or any(has and has != size for has, size in given):
             raise ConversionError(
                 f"{what} does not fit input_shape={tuple(asked)}, which is "
-                "(height, width, channels) of one image."
+                "(height, width, channels) of one image. Sizes that the file fixes cannot be "
+                "changed: leave input_shape out, or export the network for that size."
             )
         height, width, channels = asked
     if not (channels and height and width):
@@ -275,11 +291,16 @@ def _image_input(
         )
     if min(channels, height, width) < 1 or (batch is not None and batch < 1):
         raise ConversionError(f"{what} has a size below 1. Export the network again.")
+    check_image((channels, height, width), batch, what)
     return inputs[0].name, batch, (channels, height, width)
 
 
 def _check(
-    model: onnx.ModelProto, name: str, shape: tuple[int, int, int], file: Path
+    model: onnx.ModelProto,
+    constants: Mapping[str, np.ndarray],
+    name: str,
+    shape: tuple[int, int, int],
+    file: Path,
 ) -> dict[str, Shape]:
     """Runs onnx's checker and strict shape inference for the image size in use."""
     for value in model.graph.input:
@@ -288,7 +309,7 @@ def _check(
                 dim.dim_value = size
     try:
         onnx.checker.check_model(model)
-        return inferred_shapes(model)
+        return inferred_shapes(model, data_prop=lengths_are_small(model, constants))
     except Exception as error:  # onnx raises its own C++ exception types
         raise ConversionError(
             f"{file} is not a valid ONNX network: {first_line(error)}. Export it again."

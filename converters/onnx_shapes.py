@@ -19,8 +19,12 @@ import onnx
 Shape = tuple[int | None, ...]
 
 
-def inferred_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
+def inferred_shapes(model: onnx.ModelProto, data_prop: bool = True) -> dict[str, Shape]:
     """Shapes by tensor name, batch first, None for unknown sizes.
+
+    Args:
+        model: The model.
+        data_prop: Whether shapes that the graph computes are computed along.
 
     Raises:
         Exception: onnx finds something wrong with the model, and has types of its own for that.
@@ -28,7 +32,7 @@ def inferred_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
     model = _copy(model)
     ceiled = [node for node in model.graph.node if _attributes(node).get("ceil_mode", 0)]
     if ceiled:
-        _forget_outputs_inferred_wrongly(model)
+        _forget_outputs_inferred_wrongly(model, data_prop)
     for node in ceiled:
         # Earlier ones are corrected; what later ones upset is of no interest yet.
         shape = _shapes(onnx.shape_inference.infer_shapes(model)).get(node.input[0], ())
@@ -38,7 +42,9 @@ def inferred_shapes(model: onnx.ModelProto) -> dict[str, Shape]:
             del node.attribute[:]
             node.attribute.extend([*kept, onnx.helper.make_attribute("pads", pads)])
     return _shapes(
-        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        onnx.shape_inference.infer_shapes(
+            model, check_type=True, strict_mode=True, data_prop=data_prop
+        )
     )
 
 
@@ -48,12 +54,12 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _forget_outputs_inferred_wrongly(model: onnx.ModelProto) -> None:
+def _forget_outputs_inferred_wrongly(model: onnx.ModelProto, data_prop: bool) -> None:
     """Clears outputs that have the shape that onnx infers: exporters write it into the file."""
     bare = _copy(model)
     for output in bare.graph.output:
         output.type.tensor_type.ClearField("shape")
-    inferred = _shapes(onnx.shape_inference.infer_shapes(bare, data_prop=True))
+    inferred = _shapes(onnx.shape_inference.infer_shapes(bare, data_prop=data_prop))
     for output in model.graph.output:
         known = inferred.get(output.name)
         if known is not None and _agree(sizes(output), known):

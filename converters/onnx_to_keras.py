@@ -67,10 +67,17 @@ def from_onnx(
     source = keras.Input((height, width, channels), name=name, dtype="float32")
     network = Network(file, constants, image(source))
     del constants
-    _convert(network)
-    outputs = [_output(network, name) for name in file.outputs]
-    model_name = readable(file.name) or "network"
-    return keras.Model(source, outputs[0] if len(outputs) == 1 else outputs, name=model_name)
+    try:
+        _convert(network)
+        outputs = [_output(network, name) for name in file.outputs]
+        model_name = readable(file.name) or "network"
+        return keras.Model(source, outputs[0] if len(outputs) == 1 else outputs, name=model_name)
+    except RecursionError as error:
+        raise ConversionError(
+            f"{os.fspath(path)} is deeper than Keras can build: its {len(file.nodes):,} nodes "
+            "follow one another. Keras walks through a network recursively, to a depth of about "
+            "300 layers per 1,000 of sys.getrecursionlimit()."
+        ) from error
 
 
 def _convert(network: Network) -> None:

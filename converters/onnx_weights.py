@@ -9,13 +9,16 @@ machine. Only plain files below the folder of the model are read, and only if th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 
 from faq_keras.converters.errors import ConversionError, first_line
+
+_MOST_SHARED = 4  # times as many bytes as the file of external data has
 
 
 def read_constants(model: onnx.ModelProto, file: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -26,6 +29,7 @@ def read_constants(model: onnx.ModelProto, file: Path) -> Iterator[tuple[str, np
     """
     if model.graph.sparse_initializer:
         raise ConversionError(f"{file} holds sparse weights. Re-export with dense ones.")
+    _check_overlaps(model.graph.initializer, file)
     for tensor in model.graph.initializer:
         yield tensor.name, _array(tensor, file)
     for node in model.graph.node:
@@ -43,6 +47,31 @@ def read_constants(model: onnx.ModelProto, file: Path) -> Iterator[tuple[str, np
                 )
             dtype = np.float32 if "float" in attribute.name else np.int64
             yield node.output[0], _array(value, file) if is_tensor else np.asarray(value, dtype)
+
+
+def _check_overlaps(tensors: Iterable[onnx.TensorProto], file: Path) -> None:
+    """Refuses external data that many weights share: together they would be larger than the file.
+
+    A few may (tied weights): as many bytes as the data have, four times.
+    """
+    wanted: dict[str, int] = {}
+    for tensor in tensors:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            location = {entry.key: entry.value for entry in tensor.external_data}.get("location")
+            size, data = math.prod(tensor.dims) * _bytes_of(tensor), file.parent / (location or "")
+            if data.is_file() and size <= data.stat().st_size:  # else `_check_external` objects
+                wanted[location or ""] = wanted.get(location or "", 0) + size
+    for location, size in wanted.items():
+        data = file.parent / location
+        if size > _MOST_SHARED * data.stat().st_size:
+            raise ConversionError(
+                f"{file}: its weights in {location!r} need {size:,} bytes but share the same bytes "
+                f"of {data.stat().st_size:,}. Export it again."
+            )
+
+
+def _bytes_of(tensor: onnx.TensorProto) -> int:
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
 
 
 def _array(tensor: onnx.TensorProto, file: Path) -> np.ndarray:
@@ -77,10 +106,7 @@ def _check_external(tensor: onnx.TensorProto, file: Path) -> None:
     if not data.is_file():
         raise ConversionError(f"{where}, which does not exist. Copy it beside the model.")
     offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
-    expected = (
-        int(np.prod([int(d) for d in tensor.dims], dtype=object))
-        * np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-    )
+    expected = int(np.prod([int(d) for d in tensor.dims], dtype=object)) * _bytes_of(tensor)
     if length >= 0 and length != expected:
         raise ConversionError(f"{where} with {length} bytes, but its shape needs {expected}.")
     if offset < 0 or offset + expected > data.stat().st_size:

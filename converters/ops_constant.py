@@ -13,6 +13,7 @@ known, all of it is constant but the batch size, which is the marker `BATCH` in 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -36,7 +37,10 @@ def constant_or(function: Function) -> Callable[[Handler], Handler]:
             operands = [network.values[name] for name in node.inputs if name]
             arrays = [operand for operand in operands if isinstance(operand, np.ndarray)]
             if len(arrays) == len(operands):
-                return _settled(np.asarray(function(node, arrays)))
+                result = _settled(np.asarray(function(node, arrays)))
+                if not any(np.may_share_memory(result, array) for array in arrays):
+                    network.spend(node, result.size)
+                return result
             return handler(network, node)
 
         return either
@@ -77,12 +81,14 @@ def divide(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 def gather(node: Node, operands: list[np.ndarray]) -> np.ndarray:
     """Entries of a constant."""
     array, indices = operands
-    _limit(node, indices.shape)
-    return np.take(array, indices.astype(np.int64), axis=int(node.attributes.get("axis", 0)))
+    axis = int(node.attributes.get("axis", 0))
+    _limit(node, (array.size // max(1, array.shape[axis]), *indices.shape))
+    return np.take(array, indices.astype(np.int64), axis=axis)
 
 
 def concat(node: Node, operands: list[np.ndarray]) -> np.ndarray:
     """Constants behind one another."""
+    _limit(node, [sum(operand.size for operand in operands)])
     return np.concatenate(operands, axis=int(node.attributes["axis"]))
 
 
@@ -146,6 +152,7 @@ def expand(network: Network, node: Node) -> np.ndarray:
     sizes = [int(size) for size in network.constant(node, 1, "the shape").tolist()]
     target = np.broadcast_shapes(array.shape, tuple(sizes))
     _limit(node, target)
+    network.spend(node, math.prod(target))
     return np.broadcast_to(array, target)
 
 
@@ -154,6 +161,7 @@ def constant_of_shape(network: Network, node: Node) -> np.ndarray:
     """One value, repeated."""
     sizes = [int(size) for size in network.constant(node, 0, "the shape").tolist()]
     _limit(node, sizes)
+    network.spend(node, math.prod(sizes))
     value = np.asarray(node.attributes.get("value", np.zeros(1, np.float32)))
     return np.full(sizes, value.ravel()[0], value.dtype)
 
@@ -165,6 +173,8 @@ def same(network: Network, node: Node) -> Anything:
     Only a constant's type is changed, so that shape arithmetic stays in integers.
     """
     operand = network.values[node.inputs[0]]
+    if node.op in ("Cast", "CastLike") and isinstance(operand, np.ndarray):
+        network.spend(node, operand.size)
     if node.op == "Cast":
         target = int(node.attributes["to"])
         if isinstance(operand, np.ndarray):

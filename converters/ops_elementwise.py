@@ -18,6 +18,7 @@ from faq_keras.converters.network import Network, handles
 from faq_keras.converters.onnx_file import Node
 from faq_keras.converters.values import Channel, Value
 
+_MOST_CHANNELS = 1 << 16
 _GATED = {"sigmoid": "silu", "hard_sigmoid": "hard_silu"}
 """What x times an activation of x is called."""
 
@@ -199,4 +200,6 @@ def _per_channel(node: Node, value: Value, array: np.ndarray) -> float | list[fl
             f"a constant of shape {array.shape} is combined with a tensor of shape {value.shape}; "
             "only one number, or one per channel, has a Keras layer."
         )
+    if array.size > _MOST_CHANNELS:
+        raise node.error(f"a constant of {array.size:,} entries; at most {_MOST_CHANNELS:,} work.")
     return [float(number) for number in array.ravel()]

@@ -24,6 +24,9 @@ from faq_keras.converters.values import IMAGE, Value, image
 
 Pair = tuple[int, int]
 
+_MOST_STEPS = 1 << 16
+"""Rows or columns of any window; TensorFlow ends the process beyond 2^31."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -83,6 +86,11 @@ def window(node: Node, value: Value, size: tuple[int, ...]) -> Window:
         raise node.error("only windows over height and width are supported.")
     if min(*size, *strides, *dilations) < 1 or min(pads) < 0:
         raise node.error(f"kernel {size}, strides {strides}, dilations {dilations}, pads {pads}.")
+    if max(*size, *strides, *dilations, *pads) > _MOST_STEPS:
+        raise node.error(
+            f"kernel {size}, strides {strides}, dilations {dilations} and pads {pads} go beyond "
+            f"{_MOST_STEPS:,} rows or columns."
+        )
     result = Window(
         (size[0], size[1]),
         (strides[0], strides[1]),

@@ -22,6 +22,9 @@ from faq_keras.converters.values import BATCH, IMAGE, Channel, Value, plain
 
 Sizes = tuple[int, ...]
 
+_MOST_PARTS = 256
+"""Parts of a split image; ShuffleNet has 2, grouped convolutions taken apart up to 64."""
+
 
 @handles("Reshape")
 @constants.constant_or(constants.reshape)
@@ -208,6 +211,7 @@ def split_to_sequence(network: Network, node: Node) -> tuple[Value, ...]:
         raise node.error("it splits into single channels.")
     if sizes.ndim == 0:
         size, total = max(int(sizes), 1), value.shape[0]
+        _check_parts(node, -(-total // size))
         sizes = np.array([min(size, total - start) for start in range(0, total, size)])
     return tuple(_parts(network, node, value, [int(size) for size in sizes.tolist()]))
 
@@ -250,7 +254,13 @@ def pad(network: Network, node: Node) -> Value:
     return value
 
 
+def _check_parts(node: Node, count: int) -> None:
+    if count > _MOST_PARTS:
+        raise node.error(f"it makes {count:,} parts; at most {_MOST_PARTS} can be converted.")
+
+
 def _parts(network: Network, node: Node, value: Value, sizes: list[int]) -> list[Value]:
+    _check_parts(node, len(sizes))
     if min(sizes, default=0) < 1 or sum(sizes) != value.shape[0]:
         raise node.error(f"{value.shape[0]} channels cannot be split into {sizes}.")
     ends = np.cumsum(sizes).tolist()
@@ -263,6 +273,7 @@ def _parts(network: Network, node: Node, value: Value, sizes: list[int]) -> list
 
 def _cropped(network: Network, value: Value, ranges: list[range], name: str) -> Value:
     """The given channels, rows and columns of an image, each a range with a positive step."""
+    sizes = value.shape[1:]
     before = [r.start for r in ranges]
     after = [
         # What is left over behind the last step needs no cropping.
@@ -277,7 +288,7 @@ def _cropped(network: Network, value: Value, ranges: list[range], name: str) -> 
         sides = ((before[1], after[1]), (before[2], after[2]))
         layer = keras.layers.Cropping2D(sides, name=network.unique(f"{name}_crop"))
         value = _image_like(value, network.apply(layer, value.tensor))
-    steps = (ranges[1].step, ranges[2].step)
+    steps = tuple(min(r.step, s) for r, s in zip(ranges[1:], sizes, strict=True))
     if steps != (1, 1):
         layer = keras.layers.MaxPooling2D(1, strides=steps, name=name)
         value = _image_like(value, network.apply(layer, value.tensor))

@@ -12,8 +12,9 @@ differ in the order of their sums, so an absolute bound would say nothing.
 from __future__ import annotations
 
 import json
+import math
 import os
-import resource
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -24,6 +25,7 @@ from faq_keras.converters.errors import ConversionError, first_line
 
 LARGEST_RELATIVE_ERROR = 1e-5
 _BATCH = 8
+_MOST_PIXELS = 1 << 26  # of all photographs together
 
 Outputs = tuple[np.ndarray, ...]
 """What a network returns: logits [batch, classes], images channels-last."""
@@ -59,7 +61,8 @@ class ConversionReport:
         parameters: Number of weights of the Keras model.
         layers: Number of its layers.
         seconds: Duration of the conversion itself, from the ONNX file to the Keras model.
-        peak_memory_mb: Largest memory of this process so far, in megabytes.
+        peak_memory_mb: Largest memory of this process so far, in megabytes; None where the system
+            does not say it.
         versions: Of the libraries that took part.
     """
 
@@ -68,15 +71,20 @@ class ConversionReport:
     parameters: int
     layers: int
     seconds: float
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     versions: Mapping[str, str]
 
     def require(self) -> None:
         """Raises unless the converted network equals the original.
 
         Raises:
-            ConversionError: Which runtime differs and by how much.
+            ConversionError: Which runtime differs and by how much; or there was none.
         """
+        if not self.agreements:
+            raise ConversionError(
+                f"The converted {self.network!r} was compared with nothing: it needs a runtime of "
+                "its original, such as onnxruntime (pip install 'faq_keras[torch]')."
+            )
         bad = [
             f"{runtime}: {_line(agreement)}"
             for runtime, agreement in self.agreements.items()
@@ -97,12 +105,16 @@ class ConversionReport:
     def __str__(self) -> str:
         lines = [
             f"{self.network}: {self.layers} layers, {self.parameters:,} parameters, converted in "
-            f"{self.seconds:.1f} s, peak memory {self.peak_memory_mb:.0f} MB"
+            f"{self.seconds:.1f} s, peak memory {_megabytes(self.peak_memory_mb)}"
         ]
         lines += [f"  {runtime}: {_line(a)}" for runtime, a in self.agreements.items()]
         if not self.agreements:
             lines.append("  NOT compared with its original: onnxruntime is not installed")
         return "\n".join(lines)
+
+
+def _megabytes(number: float | None) -> str:
+    return "unknown" if number is None else f"{number:.0f} MB"
 
 
 def _line(agreement: Agreement) -> str:
@@ -116,9 +128,11 @@ def agreement(expected: Outputs, got: Outputs) -> Agreement:
     """Compares the outputs [images, ...] of the original and of the converted network.
 
     Raises:
-        ConversionError: They differ in number or shape.
+        ConversionError: They differ in number or shape, or there is nothing in them.
     """
     shapes = [[output.shape for output in outputs] for outputs in (expected, got)]
+    if not any(output.size for output in expected):
+        raise ConversionError(f"There is nothing to compare: outputs of the shapes {shapes[0]}.")
     if shapes[0] != shapes[1]:
         raise ConversionError(f"The original returns shapes {shapes[0]}, Keras {shapes[1]}.")
     errors, same = [], np.ones(len(expected[0]), bool)
@@ -163,7 +177,13 @@ def _versions(originals: Mapping[str, Runner]) -> dict[str, str]:
 
 
 def in_batches(run: Runner, images: np.ndarray) -> Outputs:
-    """Runs a network on images, a few at a time, so that memory stays small."""
+    """Runs a network on images, a few at a time, so that memory stays small.
+
+    Raises:
+        ConversionError: There is no image.
+    """
+    if not len(images):
+        raise ConversionError("There is nothing to compare: no image was given.")
     return _joined([run(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)])
 
 
@@ -176,9 +196,14 @@ def image_last(output: np.ndarray) -> np.ndarray:
     return output.transpose(0, 2, 3, 1) if output.ndim == 4 else output
 
 
-def peak_memory_mb() -> float:
-    """Largest memory that this process has had, in megabytes (10^6 bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+def peak_memory_mb() -> float | None:
+    """Largest memory that this process has had, in megabytes (10^6 bytes); None if unknown."""
+    try:
+        import resource
+    except ImportError:  # not POSIX
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def keras_runner(model: keras.Model) -> Runner:
@@ -208,7 +233,7 @@ def onnx_runner(path: str | os.PathLike[str], threads: int = 0) -> Runner:
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(
-            os.fspath(path), options, providers=["CPUExecutionProvider"]
+            _living(path), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime raises its own C++ exception types
         raise ConversionError(
@@ -225,11 +250,37 @@ def onnx_runner(path: str | os.PathLike[str], threads: int = 0) -> Runner:
         for part in parts:
             missing = 0 if fixed is None else fixed - len(part)
             full = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
-            found = session.run(None, {source.name: full})
+            try:
+                found = session.run(None, {source.name: full})
+            except Exception as error:
+                raise ConversionError(
+                    f"onnxruntime cannot run {os.fspath(path)} on images of the shape "
+                    f"{images.shape[1:]}: {first_line(error)}. Was it exported for another size?"
+                ) from error
             outputs.append(tuple(image_last(output[: len(part)]) for output in found))
         return _joined(outputs)
 
     return run
+
+
+def _living(path: str | os.PathLike[str]) -> str | bytes:
+    """The file, or a copy without nodes that no output depends on: onnxruntime computes those."""
+    import onnx
+
+    model = onnx.load(os.fspath(path), load_external_data=False)
+    wanted, living = {output.name for output in model.graph.output}, []
+    for node in reversed(model.graph.node):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+            living.append(node)
+    if len(living) == len(model.graph.node):
+        return os.fspath(path)
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(living)]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    onnx.load_external_data_for_model(model, os.path.dirname(os.path.abspath(path)))
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def photographs(input_shape: tuple[int, int, int], count: int = 64, seed: int = 0) -> np.ndarray:
@@ -262,14 +313,18 @@ def photographs(input_shape: tuple[int, int, int], count: int = 64, seed: int = 
     return np.repeat(grey, channels, axis=-1)
 
 
-def normalised_photographs(input_shape: tuple[int, int, int], count: int = 64) -> np.ndarray:
+def normalised_photographs(
+    input_shape: tuple[int, int, int], count: int | None = None
+) -> np.ndarray:
     """Photographs for networks of unknown preprocessing: parity needs sensible inputs only.
 
     Args:
         input_shape: `(height, width, channels)`.
-        count: How many crops.
+        count: How many crops; None: 64, or fewer of large ones.
 
     Returns:
         float32 [count, height, width, channels] in [-2, 2].
     """
+    if count is None:
+        count = max(1, min(64, _MOST_PIXELS // math.prod(input_shape)))
     return (photographs(input_shape, count).astype(np.float32) - 127.5) / 63.75

@@ -16,26 +16,21 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from faq_keras.converters.errors import ConversionError, first_line, listed
+from faq_keras.converters.torch_checkpoints import read_checkpoint, reason_of, shown
 from faq_keras.converters.zoo import ZOO
 
 OPSET = 17
 
 _DECLARED: list[torch.library.Library] = []
 """Declarations of torch ops live as long as the object that made them."""
-
-_WRAPPERS = ("state_dict", "model_state_dict", "net", "model")
-_PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
-_OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$")
-"""Names in the published DenseNet checkpoints: `norm.1.weight` is `norm1.weight` today."""
 
 
 def load_module(
@@ -68,81 +63,14 @@ def load_module(
     return module.eval()
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """Reads the tensors of a checkpoint, without `state_dict` wrapper and `module.` prefixes.
-
-    Raises:
-        ConversionError: Not a checkpoint, or one that holds anything but tensors and plain data.
-        OSError: The file cannot be read.
-    """
-    name = os.fspath(path)
-    with open(path, "rb") as stream:
-        if not stream.read(1):
-            raise ConversionError(f"{name} is empty. Save the checkpoint again.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load reports damage by many types
-        raise ConversionError(
-            f"{name} is not a checkpoint of plain tensors: {_reason(error)} Nothing of it was "
-            "executed. Save it with torch.save(model.state_dict(), file)."
-        ) from error
-    return _tensors(content, name)
-
-
-def _reason(error: Exception) -> str:
-    """What torch.load objects to, without its advice to load the file unsafely."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    found = re.search(r"Unsupported (?:global|class|operand)[^.]*\S*|GLOBAL \S+", text)
-    short = found.group(0) if found else text.split(". ")[0]
-    return short.strip().rstrip(".")[:200] + "."
-
-
-def _tensors(content: Any, name: str) -> dict[str, torch.Tensor]:
-    while isinstance(content, Mapping):
-        inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)]
-        if not inner:
-            break
-        content = inner[0]
-    if not isinstance(content, Mapping) or not content:
-        raise ConversionError(
-            f"{name} holds a {type(content).__name__}, not a state_dict. "
-            "Save it with torch.save(model.state_dict(), file)."
-        )
-    others = [
-        f"{key!r} ({type(v).__name__})"
-        for key, v in content.items()
-        if not isinstance(v, torch.Tensor)
-    ]
-    if others:
-        raise ConversionError(
-            f"{name}: not a state_dict, these entries are not tensors: {listed(others)}. "
-            "Save it with torch.save(model.state_dict(), file)."
-        )
-    bad = [
-        repr(key)
-        for key, tensor in content.items()
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
-    ]
-    if bad:
-        raise ConversionError(
-            f"{name} has weights that are NaN or infinite: {listed(bad)}. Repair the checkpoint."
-        )
-    state = dict(content)
-    if all(_PREFIXES.match(key) for key in state):
-        state = {_PREFIXES.sub("", key): tensor for key, tensor in state.items()}
-    return {_OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in state.items()}
-
-
 def _fit(module: torch.nn.Module, state: dict[str, torch.Tensor], name: str) -> None:
     own = module.state_dict()
     problems = [
-        f"{key!r} is {list(state[key].shape)} instead of {list(own[key].shape)}"
+        f"{shown(key)} is {list(state[key].shape)} instead of {list(own[key].shape)}"
         for key in state
         if key in own and state[key].shape != own[key].shape
     ]
-    problems += [f"{key!r} is unknown" for key in state if key not in own]
+    problems += [f"{shown(key)} is unknown" for key in state if key not in own]
     counters = ".num_batches_tracked"  # absent from old checkpoints, unused in inference
     problems += [
         f"{key!r} is missing" for key in own if key not in state and not key.endswith(counters)
@@ -267,7 +195,7 @@ def torch_to_onnx(
     except Exception as error:  # whatever the user's forward or the exporter raises
         raise ConversionError(
             f"PyTorch cannot export {type(module).__name__} for an image of "
-            f"{height} x {width} x {channels}: {_reason(error)}"
+            f"{height} x {width} x {channels}: {reason_of(error)}"
         ) from error
     finally:
         for part, training in modes.items():

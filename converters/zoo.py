@@ -26,7 +26,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from faq_keras.archives import check_archive
+from faq_keras.archives import read_json_member
 from faq_keras.converters.errors import ConversionError
 
 MEMBER = "faq_preprocessing.json"
@@ -93,7 +93,11 @@ class Preprocessing:
     @classmethod
     def from_json(cls, text: str) -> Preprocessing:
         """The inverse of `to_json`."""
-        values = json.loads(text)
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """From what `to_json` wrote, read as JSON."""
         values = {key: values[key] for key in cls.__dataclass_fields__}
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
@@ -229,10 +233,7 @@ def preprocessing_of(path: str | os.PathLike[str]) -> Preprocessing | None:
         ConversionError: The file is not a `.keras` file, or its preprocessing is damaged.
     """
     try:
-        check_archive(path)
-        with zipfile.ZipFile(path) as archive:
-            if MEMBER not in archive.namelist():
-                return None
-            return Preprocessing.from_json(archive.read(MEMBER).decode())
-    except (KeyError, RecursionError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        values = read_json_member(path, MEMBER)
+        return None if values is None else Preprocessing.from_dict(values)
+    except (KeyError, TypeError, ValueError) as error:
         raise ConversionError(f"{os.fspath(path)} is not a .keras file ({error}).") from error

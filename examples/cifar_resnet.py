@@ -78,14 +78,17 @@ def main() -> None:
     model = pretrained(args.weights)
     accuracies = {"float": accuracy(model.predict_on_batch)}
 
-    # The paper calibrates with 5 batches of training images.
-    q = faq_keras.apply(model, bits=4, calibration_data=x_train[:1280].astype(np.float32))
+    # The paper calibrates with 5 batches of training images; none of this needs labels.
+    images = x_train[:1280].astype(np.float32)
+    q = faq_keras.apply(model, bits=4, calibration_data=images)
     accuracies["4 bits, calibrated"] = accuracy(q.predict_on_batch)
+    faq_keras.reconstruct(q, images[:256])
+    accuracies["4 bits, reconstructed"] = accuracy(q.predict_on_batch)
 
     # 0.0015 is the paper's first rate for ImageNet networks; this small one likes 0.01 better.
     recipe = faq_keras.recipe("w4a4", epochs=args.epochs, learning_rate=0.01, batch_size=128)
-    images = tf.data.Dataset.from_tensor_slices((x_train, y_train)).shuffle(len(x_train))
-    batches = images.map(augmented, tf.data.AUTOTUNE).batch(recipe.batch_size).prefetch(4)
+    pairs = tf.data.Dataset.from_tensor_slices((x_train, y_train)).shuffle(len(x_train))
+    batches = pairs.map(augmented, tf.data.AUTOTUNE).batch(recipe.batch_size).prefetch(4)
     faq_keras.fine_tune(q, batches, recipe)
     accuracies["4 bits, fine-tuned"] = accuracy(q.predict_on_batch)
 

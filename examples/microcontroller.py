@@ -89,8 +89,9 @@ def main() -> None:
     correct = model.predict(x, verbose=0).argmax(axis=1) == y
     print(f"top-1 of the float network {100 * correct.mean():.2f} %")
 
-    # 8 bits need no fine-tuning here; for 4 put `faq_keras.fine_tune` behind this line.
-    q = faq_keras.apply(model, args.bits, calibration_data=data.x_train[:640].astype(np.float32))
+    # Unlabelled images are enough; `faq_keras.fine_tune` after this line would go further.
+    images = data.x_train[:640].astype(np.float32)
+    q = faq_keras.apply(model, args.bits, calibration_data=images, reconstruct=images[:256])
     path = args.output / f"tiny_w{args.bits}.tflite"
     faq_keras.export_tflite(q, path, "int4" if args.bits <= 4 else "int8", verify=x)
     # XNNPACK against the Keras model, TFLM against the integers that its rounding must give;

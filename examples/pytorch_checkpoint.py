@@ -85,6 +85,7 @@ def main() -> None:
     summary = {"torch, float": (expected, None)}
     for bits in (4, 8):  # the last one goes back to ONNX and torch below
         q = faq_keras.apply(model, bits, calibration_data=calibration)
+        faq_keras.reconstruct(q, calibration[:256])  # no labels, no training
         path = args.output / f"resnet20_w{bits}a{bits}.tflite"
         weights = "int4" if bits == 4 else "int8"
         print(faq_keras.export_tflite(q, path, weights, verify=x[:200]))

@@ -8,6 +8,12 @@ The command line is `faq --help`.
 """
 
 from importlib import metadata as _metadata
+from pathlib import Path as _Path
+
+# Three rooms are links to folders beside this one. In a clone without links (git's default on
+# Windows) they are small text files, and the folders are found there.
+if any((_Path(__file__).parent / room).is_file() for room in ("configs", "converters", "tflite")):
+    __path__.append(str(_Path(__file__).parent.parent))
 
 from faq_keras import converters, custom_layers, diagnostics, tflite
 from faq_keras.custom_layers import register

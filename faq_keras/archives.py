@@ -7,6 +7,8 @@ never give more bytes than a member has declared:
     check_archive("model.keras")          # then Keras may read it
     arrays = read_arrays("x.npz")         # no pickles: {"x": ..., "y": ...}
     content = read_gzip(path)
+    facts = read_json_member("model.keras", "metadata.json")
+    text = read_text("plan.json")         # of at most 16 MiB
 
 Everything raises ValueError with a reason that a message of the caller's can go on with.
 """
@@ -14,10 +16,12 @@ Everything raises ValueError with a reason that a message of the caller's can go
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -28,6 +32,11 @@ import numpy.typing as npt
 # do not shrink to a tenth; deflate packs zeros a thousandfold.
 FREE_BYTES = 256 * 2**20
 MOST_EXPANSION = 100
+# JSON becomes up to 25 times as large in memory ("[[],[],..."), so it has its own limit. Keras's
+# largest networks have 1 to 2 MiB of it, their plans less; arrays do not belong in there.
+MOST_JSON = 16 * 2**20
+# Logs are read line by line: 110 epochs of ImageNet give 70 MiB of gradient noise.
+MOST_LOG = 256 * 2**20
 _NPY, _ZIP = b"\x93NUMPY", b"PK"  # how files of one array and of several begin
 
 
@@ -36,7 +45,7 @@ def check_archive(path: str | os.PathLike[str]) -> None:
 
     Raises:
         ValueError: It is no zip file, has members of the same name or ones that point out of the
-            archive, or would unpack to far more than its size.
+            archive, would unpack to far more than its size or has JSON of more than `MOST_JSON`.
         OSError: It cannot be read.
     """
     try:
@@ -50,7 +59,48 @@ def check_archive(path: str | os.PathLike[str]) -> None:
     outside = [member.filename for member in members if _points_out(member)]
     if outside:
         raise ValueError(f"it is an archive whose member {outside[0]!r} points out of it")
+    for member in members:
+        if member.filename.lower().endswith(".json") and member.file_size > MOST_JSON:
+            raise ValueError(f"its member {member.filename!r} has {size_of_json(member.file_size)}")
     _check_size(Path(path).stat().st_size, sum(member.file_size for member in members))
+
+
+def size_of_json(size: int) -> str:
+    """Says that a text of so many bytes is too large."""
+    return f"{size:,} bytes of JSON, more than the {MOST_JSON // 2**20} MiB that are read of any"
+
+
+def read_json_member(path: str | os.PathLike[str], name: str) -> Any:
+    """What a JSON text in a zip file says; None if there is no such member.
+
+    Raises:
+        ValueError: It is no sound zip file (`check_archive`) or the member is no JSON.
+        OSError: It cannot be read.
+    """
+    check_archive(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if name not in archive.namelist():
+                return None
+            return json.loads(archive.read(name))
+    except (EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"its member {name!r} is damaged ({error})") from error
+    except RecursionError as error:
+        raise ValueError(f"its member {name!r} is nested too deeply") from error
+
+
+def read_text(path: str | os.PathLike[str], most: int = MOST_JSON) -> str:
+    """A text file of at most `most` bytes; no more than these are ever read.
+
+    Raises:
+        ValueError: It is larger, or not UTF-8.
+        OSError: It cannot be read.
+    """
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it has more than {most // 2**20} MiB, more than any file of its kind")
+    return content.decode("utf-8")
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
@@ -94,6 +144,29 @@ def read_gzip(path: str | os.PathLike[str]) -> bytes:
         raise ValueError(f"it is a damaged gzip file ({error})") from error
     _check_size(size, len(content))
     return content
+
+
+def read_lines(path: str | os.PathLike[str], torn: bool = False) -> Iterator[str]:
+    """The lines of a log.
+
+    Args:
+        path: The log.
+        torn: Also give a last line that has no line feed: a kill tore it.
+
+    Raises:
+        ValueError: A line has more than `MOST_JSON` bytes, or is not UTF-8; the log has more than
+            `MOST_LOG`.
+        OSError: It cannot be read.
+    """
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > MOST_LOG:
+            raise ValueError(f"it has more than {MOST_LOG // 2**20} MiB, more than any log")
+        while (line := file.readline(MOST_JSON + 1)).endswith(b"\n"):
+            yield line[:-1].decode("utf-8")
+    if len(line) > MOST_JSON:
+        raise ValueError(f"a line has more than {MOST_JSON // 2**20} MiB")
+    if line and torn:
+        yield line.decode("utf-8")
 
 
 def _points_out(member: zipfile.ZipInfo) -> bool:

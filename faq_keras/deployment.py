@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from faq_keras.layers import QuantizedInput
 from faq_keras.rewrite.bridge import to_keras3
 from faq_keras.rewrite.keras3 import plan_of
 from faq_keras.tflite import audit, model_file, parity, writer
+from faq_keras.tflite.runtimes import names_of
 
 RANDOM_INPUTS = "random"
 # Images that run through Keras at once: so many, and no more than fit this memory.
@@ -86,6 +87,7 @@ def export_tflite(
         OSError: If the file cannot be written.
     """
     path, twin = Path(path), to_keras3(model)
+    model_card.check_names(path)
     program = lower(twin, input_type, softmax)
     if fully_connected_1x1:
         program = _laid_out(program, weights)
@@ -164,7 +166,7 @@ def verify(
     model: Any,
     path: str | os.PathLike[str],
     x: Any,
-    runtimes: Sequence[str] = ("xnnpack",),
+    runtimes: str | Iterable[str] = ("xnnpack",),
     num_threads: int = 1,
     labels: Any = None,
 ) -> ParityReport:
@@ -174,7 +176,7 @@ def verify(
         model: The quantized model.
         path: The `.tflite` file, packed or not.
         x: Model inputs: array or iterable of batches.
-        runtimes: Names of the runtimes to run it on.
+        runtimes: Names of the runtimes to run it on, at least one.
         num_threads: Threads of each runtime.
         labels: The class of each image, integers `[images]`: every run then also has the top-1
             accuracy of the runtime's logits and of the model's.
@@ -183,15 +185,17 @@ def verify(
         The report; mismatches are counted, not raised.
 
     Raises:
-        ValueError: If the file is missing, broken or another model's.
+        ValueError: If the file is missing, broken or another model's, or there is nothing to
+            compare: no runtime, no image.
     """
+    names = names_of(runtimes)
     file = model_file.read(path)
     program = lower(model, file.input_types[0], softmax="SOFTMAX" in file.operators)
     if file.metadata.get("fully_connected_1x1"):
         program = layout.fully_connected_1x1(program)
     audit.audit(path, program)
     expected = _expected(model, program, x)
-    return parity.compare(expected, program, path, runtimes, num_threads, labels)
+    return parity.compare(expected, program, path, names, num_threads, labels)
 
 
 def _laid_out(program: IntegerProgram, weights: str) -> IntegerProgram:

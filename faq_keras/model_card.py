@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from faq_keras.archives import read_text
 from faq_keras.files import atomic_write
 from faq_keras.integer.program import IntegerProgram
+from faq_keras.texts import one_line
 from faq_keras.tflite.audit import Audit
 from faq_keras.tflite.parity import ParityReport
+
+_LONGEST_NAME = 255  # bytes of a file's name on the usual file systems
 
 
 def write(
@@ -39,9 +44,30 @@ def write(
         sha256: Digest of the file, which tells whether a card and a file belong together.
     """
     card = _facts(path, program, audit, parity, metrics) | {"sha256": sha256}
-    for suffix, text in ((".json", json.dumps(card, indent=1)), (".md", _markdown(card))):
-        with atomic_write(path.with_suffix(f".model_card{suffix}")) as temporary:
+    texts = json.dumps(card, indent=1), _markdown(_shown(card))
+    for own, text in zip(_paths(path), texts, strict=True):
+        with atomic_write(own, within=path.parent) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def check_names(path: Path) -> None:
+    """Refuses a name that leaves no room for those of its cards, before anything is written.
+
+    Raises:
+        ValueError: The name is too long.
+    """
+    longest = len(os.fsencode(_paths(path)[0].name))
+    if longest > _LONGEST_NAME:
+        raise ValueError(
+            f"The name {one_line(path.name, 60)!r} is too long by {longest - _LONGEST_NAME} bytes: "
+            f"its model card has the longer name {one_line(_paths(path)[0].name, 60)!r}, and file "
+            f"systems take {_LONGEST_NAME} bytes."
+        )
+
+
+def _paths(path: Path) -> tuple[Path, Path]:
+    """The cards of a file: for programs, for people."""
+    return path.with_suffix(".model_card.json"), path.with_suffix(".model_card.md")
 
 
 def of_another_file(path: Path) -> Path | None:
@@ -50,7 +76,7 @@ def of_another_file(path: Path) -> Path | None:
     if not card.is_file():
         return None
     try:
-        described = json.loads(card.read_text(encoding="utf-8"))["sha256"]
+        described = json.loads(read_text(card))["sha256"]
     except (KeyError, RecursionError, TypeError, ValueError):
         described = None
     return None if described == hashlib.sha256(path.read_bytes()).hexdigest() else card
@@ -76,6 +102,15 @@ def _facts(
             "layers_above_2_to_24": inexact,
         },
     }
+
+
+def _shown(value: Any) -> Any:
+    """The same with every text on one printable line: names come from anybody's models."""
+    if isinstance(value, Mapping):
+        return {one_line(str(key)): _shown(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(part) for part in value]
+    return one_line(value) if isinstance(value, str) else value
 
 
 def _markdown(card: Mapping[str, Any]) -> str:

@@ -20,10 +20,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from faq_keras.archives import read_text
 from faq_keras.files import atomic_write
 from faq_keras.plan_parts import (
     Agreement,
@@ -31,9 +33,11 @@ from faq_keras.plan_parts import (
     KernelSpec,
     MultiplierSpec,
     TensorSpec,
+    check_settings,
     check_types,
     plain,
 )
+from faq_keras.texts import one_line, printable, reason_of
 
 FORMAT = "faq_keras.plan/1"
 _Part = TypeVar("_Part")
@@ -115,6 +119,15 @@ class LayerPlan:
                 yield tensor, f"2^{fit.chosen}", f"{fit.error:.3g}", str(fit)
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which no key stands twice: readers would not agree which one counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {one_line(twice, 80)!r} stands twice in one object")
+    return found
+
+
 # Headings of `fit_rows`. An error is that of quantizing the tensor, relative to its mean square.
 FIT_COLUMNS = ("tensor", "step", "relative error", "candidates and their errors")
 _ROLES = {"input": "input", "dense": "dense out", "global_pool": "pooled", "average_pool": "pooled"}
@@ -155,6 +168,7 @@ class PlanSettings:
         parts = tuple(a if isinstance(a, Agreement) else Agreement(**a) for a in self.agreement)
         object.__setattr__(self, "agreement", parts)
         check_types(self)
+        check_settings(self)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -174,15 +188,40 @@ class QuantPlan:
     layers: tuple[LayerPlan, ...]
 
     def __post_init__(self) -> None:
-        names = [layer.name for layer in self.layers]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        names = Counter(layer.name for layer in self.layers)
+        twice = sorted(name for name, count in names.items() if count > 1)
         if twice:
-            raise ValueError(f"The plan names these layers more than once: {', '.join(twice)}.")
-        unknown = sorted({i for layer in self.layers for i in layer.inputs if i not in set(names)})
+            raise ValueError(
+                f"The plan names these layers more than once: {one_line(', '.join(twice))}."
+            )
+        unknown = sorted({i for layer in self.layers for i in layer.inputs if i not in names})
         if unknown:
             raise ValueError(
-                f"The plan's layers read tensors that the plan lacks: {', '.join(unknown)}."
+                f"The plan's layers read tensors that the plan lacks: "
+                f"{one_line(', '.join(unknown))}."
             )
+        self._check_bits()
+
+    def _check_bits(self) -> None:
+        """Whether the settings' bits are those of some layer; of one width, all may be overrides.
+
+        Raises:
+            ValueError: They are no layer's.
+        """
+        s, outputs = self.settings, [layer.output for layer in self.layers]
+        if s.logits_bits == 8 and any(o.signed and o.bits == 16 for o in outputs):
+            raise ValueError("The plan has 16-bit outputs, but its logits_bits are 8")
+        kernels = {layer.kernel.bits for layer in self.layers if layer.kernel}
+        unsigned = {o.bits for o in outputs if not o.signed}
+        for name, stated, found in (
+            ("weight_bits", s.weight_bits, kernels),
+            ("activation_bits", s.activation_bits, unsigned),
+        ):
+            if len(found) > 1 and stated not in found:
+                raise ValueError(
+                    f"The plan's {name} are {stated}, but its layers have "
+                    f"{', '.join(map(str, sorted(found)))} bits"
+                )
 
     def __getitem__(self, name: str) -> LayerPlan:
         for layer in self.layers:
@@ -217,16 +256,17 @@ class QuantPlan:
             ValueError: If the text is not a plan; `source` is named.
         """
         try:
-            data = json.loads(text)
+            data = json.loads(text, object_pairs_hook=_unique)
             if data["format"] != FORMAT:
-                raise ValueError(f"its format is {data['format']!r}")
+                raise ValueError(f"its format is {one_line(repr(data['format']), 80)}")
             return cls(
                 PlanSettings(**data["settings"]),
                 tuple(LayerPlan.from_dict(layer) for layer in data["layers"]),
             )
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{source} is not a quantization plan ({FORMAT}): {error}. Write one with "
+                f"{source} is not a quantization plan ({FORMAT}): "
+                f"{reason_of(error, 500).rstrip('.')}. Write one with "
                 f"plan_of(model).save(path)."
             ) from error
 
@@ -253,13 +293,13 @@ class QuantPlan:
             ValueError: If the file is missing or is not a plan.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(path)
+        except (OSError, ValueError) as error:
             raise ValueError(f"Cannot read the plan {path}: {error}.") from error
         return cls.from_json(text, source=str(path))
 
     def __str__(self) -> str:
-        rows = [row for layer in self.layers for row in layer.rows()]
+        rows = [(one_line(n), *more) for layer in self.layers for n, *more in layer.rows()]
         width = max([len("tensor")] + [len(row[0]) for row in rows])
         s = self.settings
         title = (
@@ -269,7 +309,8 @@ class QuantPlan:
         )
         head = f"{'tensor':<{width}}  {'role':<13}  bits, step, range"
         lines = [title, *self.history(), head]
-        return "\n".join([*lines, *(f"{n:<{width}}  {r:<13}  {d}" for n, r, d in rows)])
+        text = "\n".join([*lines, *(f"{n:<{width}}  {r:<13}  {d}" for n, r, d in rows)])
+        return printable(text)
 
     def history(self) -> Iterator[str]:
         """How the exponents were chosen, what was done since, and how close to float it is."""

@@ -18,12 +18,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from faq_keras.fixed_point import code_range
+from faq_keras.texts import one_line
 
 # Kernels reckon with ratios of scales; beyond these no float32 holds them.
 EXPONENTS = range(-60, 61)
 # A kernel whose few weights other than zero are to fit needs thousands of standard deviations.
 _WIDEST_CLIP = 1e6
 _LARGEST_SCALE = 2.0**30
+_LARGEST_SQNR = 1e4  # dB: float32 has less than 1,600 from its smallest to its largest number
 
 
 def _is_int(value: object) -> bool:
@@ -52,7 +54,34 @@ def check_types(entry: Any) -> None:
         value, (kind, *none) = getattr(entry, field.name), str(field.type).split(" | ")
         if not (none and value is None) and not _TYPES.get(kind, lambda _: True)(value):
             raise ValueError(
-                f"The field {field.name} of a {type(entry).__name__} is {value!r}, not {field.type}"
+                f"The field {field.name} of a {type(entry).__name__} is "
+                f"{one_line(repr(value), 80)}, not {field.type}"
+            )
+
+
+_WORDS = "printable text of at most 100 characters"
+# What the settings of a plan may be; a field that is None is not asked.
+_SETTINGS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "weight_bits": (lambda v: 2 <= v <= 8, "2 to 8"),
+    "activation_bits": (lambda v: 2 <= v <= 8, "2 to 8"),
+    "logits_bits": (lambda v: v in (8, 16), "8 or 16"),
+    "numerics": (lambda v: v.isprintable() and 0 < len(v) <= 100, _WORDS),
+    "percentile": (lambda v: 50 <= v <= 100, "50 to 100"),
+    "calibration_batches": (lambda v: 0 <= v < 2**31, "0 to 2^31 - 1"),
+    "recipe": (lambda v: v.isprintable() and len(v) <= 100, _WORDS),
+    "scales": (lambda v: v in ("fitted", "paper"), "'fitted' or 'paper'"),
+    "post_training": (lambda v: v.isprintable() and len(v) <= 100, _WORDS),
+}
+
+
+def check_settings(settings: Any) -> None:
+    """Raises a ValueError if a field of a `PlanSettings` has a value that no plan has."""
+    for name, (fits, wanted) in _SETTINGS.items():
+        value = getattr(settings, name)
+        if value is not None and not fits(value):
+            raise ValueError(
+                f"The field {name} of a plan's settings is {one_line(repr(value), 80)}, not "
+                f"{wanted}"
             )
 
 
@@ -221,6 +250,8 @@ class Fit:
         object.__setattr__(self, "exponents", tuple(self.exponents))
         object.__setattr__(self, "errors", tuple(self.errors))
         check_types(self)
+        if self.channel_error is None and self.chosen not in self.exponents:
+            raise ValueError(f"A fit cannot choose {self.chosen}, which is none of its exponents.")
         if len(self.exponents) != len(self.errors):
             raise ValueError(
                 f"A fit has one error per exponent, not {len(self.errors)} for "
@@ -260,6 +291,12 @@ class Agreement:
 
     def __post_init__(self) -> None:
         check_types(self)
+        share = self.top1 is None or 0 <= self.top1 <= 1
+        if not (share and self.images >= 1 and abs(self.sqnr) <= _LARGEST_SQNR):
+            raise ValueError(
+                f"An Agreement of {self.images} images has no top1 of {self.top1} and sqnr of "
+                f"{self.sqnr:g} dB"
+            )
 
     def __str__(self) -> str:
         said = f"SQNR {self.sqnr:.1f} dB on {self.images:,} images"

@@ -207,8 +207,12 @@ def unpack(src: str | os.PathLike[str], dst: str | os.PathLike[str]) -> None:
     """Writes the int8 twin of a packed file, which every runtime executes at full speed.
 
     Raises:
-        ValueError: If the source is missing or no valid TFLite model.
+        ValueError: If the source is missing or no valid TFLite model, or is the target, too.
     """
+    if os.path.exists(dst) and os.path.exists(src) and os.path.samefile(src, dst):
+        raise ValueError(
+            f"'{os.fspath(dst)}' is the packed file itself, which would be lost. Name another one."
+        )
     content = unpacked(model_file.read(src)).content
     with atomic_write(dst) as partial:
         partial.write_bytes(content)

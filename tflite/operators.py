@@ -39,6 +39,10 @@ _KNOWN = {
     _Op.SOFTMAX: 1,
     _Op.SUB: 2,
 }
+# They write to resources, or run another subgraph, and give nothing.
+_WITHOUT_OUTPUTS = {_Op.ASSIGN_VARIABLE, _Op.CALL_ONCE, _Op.HASHTABLE_IMPORT}
+# Types of input and output of known operators that may differ.
+_TURNING = {(_Op.SOFTMAX, "int8", "int16")}
 # The same of others: delegates take their inputs before any kernel counts them.
 _FOREIGN_INPUTS = {
     1: ("DEQUANTIZE", "LOGISTIC", "RELU6", "TANH"),
@@ -204,7 +208,8 @@ def _input_problems(
     required = _REQUIRED_INPUTS.get(code, 1 if inputs else 0)
     if code not in _WITH_OPTIONAL_INPUTS:
         required = max(required, len(inputs))
-    if len(inputs) < required or -1 in inputs[:required] or not outputs:
+    lacks_output = not outputs and code not in _WITHOUT_OUTPUTS
+    if len(inputs) < required or -1 in inputs[:required] or lacks_output:
         yield f"lacks one of its {required} inputs or its output"
     elif code in _KNOWN:
         yield from _known_problems(
@@ -217,7 +222,8 @@ def _known_problems(
 ) -> Iterator[str]:
     """Types and scales of the operators that are known."""
     types = [flatbuffer.type_name(tensor) for tensor in (inputs[0], output)]
-    if types[0] != types[1] and code not in _CONVERTING:
+    turns = types[0] != types[1] and (code, *types) not in _TURNING
+    if turns and code not in _CONVERTING:
         yield f"turns {types[0]} into {types[1]}"
     axis = _KERNEL_AXES.get(code)
     per_tensor = inputs if axis is None else inputs[:1]

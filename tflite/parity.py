@@ -38,7 +38,7 @@ from faq_keras.integer.parity_report import (
 from faq_keras.integer.program import INEXACT_KINDS, IntegerProgram
 from faq_keras.integer.rounding import profile, round_alike
 from faq_keras.tflite.loader import Runner, computed_tensors, load
-from faq_keras.tflite.runtimes import runtime
+from faq_keras.tflite.runtimes import names_of, runtime
 
 __all__ = ["Mismatch", "ParityError", "ParityReport", "RuntimeRun", "TensorResult", "compare"]
 
@@ -50,7 +50,7 @@ def compare(
     expected: Batch | Iterable[Batch],
     program: IntegerProgram,
     path: str | os.PathLike[str],
-    runtimes: Sequence[str] = ("xnnpack",),
+    runtimes: str | Iterable[str] = ("xnnpack",),
     num_threads: int = 1,
     labels: npt.ArrayLike | None = None,
 ) -> ParityReport:
@@ -63,8 +63,9 @@ def compare(
             reference alone. For many images, an iterable of such mappings: only one is held.
         program: The program that the file was written from.
         path: The file, packed or not.
-        runtimes: Names of runtimes. A program that is laid out as `fully_connected_1x1` runs twice
-            on each one with a delegate: unpacked by `load`, and packed as the file is.
+        runtimes: Names of runtimes, at least one. A program that is laid out as
+            `fully_connected_1x1` runs twice on each one with a delegate: unpacked by `load`, and
+            packed as the file is.
         num_threads: Threads that each runtime may use.
         labels: The class of each image, an integer: adds the top-1 accuracy to each run.
 
@@ -72,11 +73,12 @@ def compare(
         The report, mismatches or not: `check()` turns them into an error.
 
     Raises:
-        ValueError: If the file is invalid or another program's, or inputs or labels do not fit.
+        ValueError: If the file is invalid or another program's, inputs or labels do not fit, or
+            there is no runtime or no image.
     """
     classes = None if labels is None else _checked_labels(labels, program)
     names = [op.outputs[0] for op in program.ops]
-    runners = [r for name in runtimes for r in _runners(program, path, name, num_threads)]
+    runners = [r for name in names_of(runtimes) for r in _runners(program, path, name, num_threads)]
     comparisons = [_Comparison(program, runner) for runner in runners]
     for comparison in comparisons:
         _check_names(names, comparison.runner, os.fspath(path))

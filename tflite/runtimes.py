@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -177,3 +177,21 @@ def runtime(name: str) -> Runtime:
     if name not in RUNTIMES:
         raise ValueError(f"Unknown runtime {name!r}; expected one of {', '.join(RUNTIMES)}.")
     return RUNTIMES[name]
+
+
+def names_of(runtimes: str | Iterable[str]) -> tuple[str, ...]:
+    """Names of runtimes to compare a file on, at least one: no runtime would prove nothing.
+
+    Args:
+        runtimes: Names, or a single one.
+
+    Raises:
+        ValueError: There is none, or one that is unknown.
+    """
+    names = ([runtimes] if runtimes else []) if isinstance(runtimes, str) else list(runtimes)
+    if not names:
+        raise ValueError(
+            "There is nothing to compare: no runtime was named (is a variable unset?). Name at "
+            f"least one of {', '.join(RUNTIMES)}."
+        )
+    return tuple(runtime(name).name for name in names)

@@ -64,8 +64,8 @@ def main(arguments: list[str]) -> int:
     for name in _DEVICE.value:
         for result in measure_all(arguments, name, _options(name)):
             if len(arguments) * len(_DEVICE.value) > 1:
-                print(f"\n{result.path} on {name}")
-            print(result, *result.details(), sep="\n", flush=True)
+                common.say(f"\n{result.path} on {name}")
+            common.say("\n".join(map(str, [result, *result.details()])))
             results.append(result)
     _finish(results)
     return 0
@@ -100,12 +100,12 @@ def _options(name: str) -> Options:
 def _finish(results: Sequence[BenchmarkResult]) -> None:
     """Compares, and writes the files that were asked for."""
     if len(results) > 1:
-        print()
+        common.say("")
         common.print_table(chart.HEADINGS, chart.rows(results))
     if _JSON.value:
         facts = [result.to_dict() for result in results]
         common.write_text(_JSON.value, json.dumps(facts[0] if len(facts) == 1 else facts, indent=1))
-        print(f"Wrote {_JSON.value}")
+        common.say(f"Wrote {_JSON.value}")
     if _CHART.value:
         chart.bar_chart(results, _CHART.value)
-        print(f"Wrote {_CHART.value}")
+        common.say(f"Wrote {_CHART.value}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +10,15 @@ from pathlib import Path
 import keras
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
+from rich.text import Text
 
-from faq_keras.archives import check_archive, read_arrays
+from faq_keras.archives import read_arrays
 from faq_keras.data.unlabelled_images import shuffled, unlabelled_images
 from faq_keras.files import atomic_write
+from faq_keras.saved_models import load_keras
+from faq_keras.texts import one_line, printable
 
 
 def positional(arguments: Sequence[str], *names: str) -> list[str]:
@@ -37,19 +41,9 @@ def load_model(path: str) -> keras.Model:
     Raises:
         ValueError: If the file is missing, truncated or no Keras model, or wants code to run.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist.")
-    if Path(path).suffix != ".keras":
+    if Path(path).is_file() and Path(path).suffix != ".keras":
         raise ValueError(f"{path} is not a .keras file.")
-    try:
-        check_archive(path)
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # a damaged configuration raises nearly everything there is
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{path} is not a readable Keras model: {reason[0]}") from error
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"{path} holds a {type(model).__name__}, not a Keras model.")
-    return model
+    return load_keras(path)
 
 
 def load_inputs(path: str, model: keras.Model) -> npt.NDArray[np.number]:
@@ -102,14 +96,38 @@ def drawn(x: npt.NDArray[np.number], most: int) -> npt.NDArray[np.float32]:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """Prints a table; nothing is cut off when the output is no terminal."""
-    table = Table(title=title or None, title_justify="left")
+    """Prints a table; nothing is cut off when the output is no terminal, nothing is markup."""
+    table = Table(title=Text(one_line(title)) if title else None, title_justify="left")
     for index, name in enumerate(columns):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+        side: JustifyMethod = "left" if index == 0 else "right"
+        table.add_column(Text(one_line(name)), justify=side, no_wrap=True)
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(one_line(str(cell))) for cell in row))
     width = None if sys.stdout.isatty() else 400
     Console(width=width).print(table)
+
+
+def say(text: object) -> None:
+    """Prints text that may have come from a file: nothing in it reaches the terminal as a command.
+
+    All that commands print goes through here, `print_table` or `log_to_stderr`.
+    """
+    print(printable(str(text)), flush=True)
+
+
+def log_to_stderr() -> None:
+    """Sends what the library logs to stderr, one plain line each."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    logging.getLogger("faq_keras").setLevel(logging.INFO)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stderr:
+            handler.setFormatter(_Printable("%(message)s"))
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """As the base class, made printable."""
+        return printable(super().format(record))
 
 
 def write_text(path: str, text: str) -> None:

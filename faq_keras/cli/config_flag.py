@@ -20,6 +20,7 @@ from ml_collections import config_dict, config_flags
 
 from faq_keras import configs
 from faq_keras.configs import base
+from faq_keras.texts import one_line
 
 _FLAG = "--config"
 _INSTALLED = Path(configs.__file__).parent
@@ -66,11 +67,9 @@ class ConfigFlags(flags.FlagValues):
         except (AttributeError, KeyError) as error:
             raise ValueError(_unknown_field(resolved, paths)) from error
         except Exception as error:  # the file is anybody's code
-            lines = str(error).strip().splitlines()
-            reason = lines[-1] if lines else ""
             raise ValueError(
                 f"The configuration {', '.join(paths)} cannot be read: "
-                f"{type(error).__name__}: {reason}."
+                f"{type(error).__name__}: {one_line(str(error), 400).rstrip('.')}."
             ) from error
 
     @property

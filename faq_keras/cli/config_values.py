@@ -18,6 +18,7 @@ from typing import Any
 from ml_collections.config_dict import ConfigDict
 
 from faq_keras.converters.zoo import Preprocessing
+from faq_keras.texts import one_line
 
 _Rule = tuple[Callable[[Any], bool], str]
 
@@ -25,6 +26,7 @@ _POSITIVE: _Rule = (lambda v: 0 < v < math.inf, "be above 0 and finite")
 _NOT_NEGATIVE: _Rule = (lambda v: 0 <= v < math.inf, "be 0 or above, and finite")
 _COUNT: _Rule = (lambda v: v >= 1, "be at least 1")
 _COUNT_OR_NONE: _Rule = (lambda v: v >= 0, "be 0 or above")
+_SIZE: _Rule = (lambda v: v in range(1, 4097), "be an integer from 1 to 4096")
 _BITS: _Rule = (lambda v: v in range(2, 9), "be an integer from 2 to 8")
 
 # A field without a value is never asked.
@@ -45,8 +47,8 @@ _RULES: Mapping[str, _Rule] = {
     "pretraining.epochs": _COUNT_OR_NONE,
     "pretraining.learning_rate": _POSITIVE,
     "pretraining.final_learning_rate": _POSITIVE,
-    "data.size": _COUNT,
-    "data.channels": _COUNT,
+    "data.size": _SIZE,
+    "data.channels": _SIZE,
     "data.classes": _COUNT,
     "data.images": (lambda v: len(v) == 2 and min(v) >= 1, "be two numbers of at least 1"),
     "expected_float_accuracy": (lambda v: 0 <= v <= 1, "lie in [0, 1]"),
@@ -65,15 +67,23 @@ def check_values(config: ConfigDict) -> None:
     problems = []
     for field, (is_fine, wanted) in _RULES.items():
         value = _value(config, field)
-        if value is not None and not is_fine(value):
-            problems.append(f"config.{field} is {value!r}, but has to {wanted}")
+        if value is not None and not _holds(is_fine, value):
+            problems.append(f"config.{field} is {one_line(repr(value), 80)}, but has to {wanted}")
     data = config.data
     try:
-        Preprocessing(data.mean, data.std).of_channels(data.channels)
-    except ValueError as error:
+        if not problems:
+            Preprocessing(data.mean, data.std).of_channels(data.channels)
+    except (TypeError, ValueError, OverflowError) as error:
         problems.append(f"config.data.mean and config.data.std: {str(error).rstrip('.')}")
     if problems:
         raise ValueError("; ".join(problems) + ".")
+
+
+def _holds(is_fine: Callable[[Any], bool], value: Any) -> bool:
+    try:
+        return bool(is_fine(value))
+    except (TypeError, ValueError, OverflowError):  # text or a list in the place of a number
+        return False
 
 
 def _value(config: ConfigDict, field: str) -> Any:

@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     if _REPORT.value:
         with atomic_write(_REPORT.value) as partial:
             partial.write_text(json)
-    print(f"Wrote {_OUTPUT.value}\n{text}")
+    common.say(f"Wrote {_OUTPUT.value}\n{text}")
     return 0
 
 
@@ -99,7 +99,8 @@ def _from_onnx(source: str) -> tuple[keras.Model, str, str]:
     installed = importlib.util.find_spec("onnxruntime") is not None
     originals = {"onnxruntime": parity.onnx_runner(source)} if installed else {}
     report = parity.compare(model, originals, images, seconds)
-    report.require()
+    if originals:  # else the printed report says that nothing was compared
+        report.require()
     return model, str(report), report.to_json()
 
 

@@ -51,13 +51,13 @@ def show(config: ConfigDict, plot: str | None, devices: str = "none") -> None:
     if experiment.bits is not None:
         batches = min(experiment.calibration_batches, 1)
         trial = dataclasses.replace(experiment, calibration_batches=batches)
-        print(f"\nPlan (its ranges, from {_IMAGES} images, are not those of the training):\n")
-        print(plan_of(quantized(network, trial)))
+        common.say(f"\nPlan (its ranges, from {_IMAGES} images, are not those of the training):\n")
+        common.say(plan_of(quantized(network, trial)))
     if experiment.pretraining is not None:
         _show_course("Pretraining", experiment.pretraining, data)
     _show_course("Training", experiment.recipe, data)
     cost = estimate(network, experiment.recipe, data, images)
-    print(
+    common.say(
         f"\n{cost.steps:,} steps of {data.batch_size} images, {cost.updates:,} updates of "
         f"{cost.parameters:,} parameters.\n"
         f"Estimates: {cost.hours:,.2f} h on this machine (at {cost.images_per_second:,.1f} images "
@@ -65,7 +65,7 @@ def show(config: ConfigDict, plot: str | None, devices: str = "none") -> None:
     )
     if plot:
         plot_schedules(experiment.recipe, data.batch_size, plot)
-        print(f"Wrote {plot}")
+        common.say(f"Wrote {plot}")
 
 
 def _show_devices(name: str, data: Pipeline) -> None:
@@ -75,7 +75,7 @@ def _show_devices(name: str, data: Pipeline) -> None:
     else:
         count, kind = distribution.strategy_named(name).num_replicas_in_sync, "devices"
     distribution.check_batch_size(data.batch_size, count)
-    print(f"{count} {kind} with {data.batch_size // count} images of each batch.")
+    common.say(f"{count} {kind} with {data.batch_size // count} images of each batch.")
 
 
 def _data(config: ConfigDict) -> Pipeline:
@@ -87,8 +87,8 @@ def _data(config: ConfigDict) -> Pipeline:
         if folder is not None and Path(folder).exists():
             raise  # there, but not what they should be
         data = experiments.pipeline_of(config, experiments.synthetic_source(config))
-        print(f"The data are absent, so this is SYNTHETIC data: noise. ({error})")
-    print(
+        common.say(f"The data are absent, so this is SYNTHETIC data: noise. ({error})")
+    common.say(
         f"Data: {data.source.name} from {data.source.place}: {data.train_images:,} training and "
         f"{data.validation_images:,} validation images of {data.input_shape}, {data.classes} "
         f"classes; {data.steps_per_epoch:,} steps per epoch."
@@ -98,12 +98,12 @@ def _data(config: ConfigDict) -> Pipeline:
 
 def _leave_out_missing_weights(config: ConfigDict) -> None:
     if config.weights is not None and not Path(config.weights).is_file():
-        print(f"The weights {config.weights} are absent, so these are RANDOM weights.")
+        common.say(f"The weights {config.weights} are absent, so these are RANDOM weights.")
         config.weights = None
 
 
 def _show_course(title: str, recipe: Recipe, data: Pipeline) -> None:
-    print(
+    common.say(
         f"\n{title}: recipe {recipe.name}, {recipe.epochs} epochs, momentum {recipe.momentum}, "
         f"weight decay {recipe.weight_decay:g}"
     )

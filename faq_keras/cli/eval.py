@@ -43,19 +43,19 @@ def main(arguments: list[str]) -> int:
     """Evaluates one file."""
     (path,) = common.positional(arguments, "MODEL")
     config = FLAGS.chosen
-    if Path(path).suffix not in (".keras", ".tflite"):
-        raise ValueError(f"{path} is neither a .keras nor a .tflite file.")
+    if Path(path).suffix not in (".keras", ".h5", ".tflite"):
+        raise ValueError(f"{path} is none of a .keras, a .h5 and a .tflite file.")
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist.")
     check_values(config)
     data = experiments.pipeline_of(config)
-    predict = _keras(path, config, data) if path.endswith(".keras") else _tflite(path, config)
+    predict = _tflite(path, config) if path.endswith(".tflite") else _keras(path, config, data)
     top1, top5, total = _count(predict, data, path)
     figures = {"top1": top1 / total} | ({"top5": top5 / total} if data.classes > 5 else {})
     error = 100 * np.sqrt(figures["top1"] * (1 - figures["top1"]) / total)
     rows = [(f"{name[:3]}-{name[3:]}", f"{100 * value:.2f} %") for name, value in figures.items()]
     common.print_table(("figure", path), rows, f"{data.source.name}, {total:,} validation images")
-    print(f"One standard error of top-1 is {error:.2f} points.")
+    common.say(f"One standard error of top-1 is {error:.2f} points.")
     if _JSON.value:
         common.write_text(_JSON.value, json.dumps({**figures, "images": total, "model": path}))
     return 0

@@ -18,7 +18,7 @@ import tensorflow as tf
 from ml_collections.config_dict import ConfigDict
 
 from faq_keras import recipe
-from faq_keras.cli import networks
+from faq_keras.cli import common, networks
 from faq_keras.cli.config_values import check_values
 from faq_keras.data.pipeline import Pipeline
 from faq_keras.data.preparation import CorruptImages
@@ -171,12 +171,12 @@ def trained(
     crew = team()
     data = pipeline_of(config, shard=(crew.worker, crew.workers))
     experiment = experiment_of(config, data)
-    print(
+    common.say(
         f"Data: {data.source.name} from {data.source.place}: {data.train_images:,} training and "
         f"{data.validation_images:,} validation images, {data.classes} classes."
     )
     if crew.replicas > 1:
-        print(
+        common.say(
             f"Worker {crew.worker} of {crew.workers}; each of the "
             f"{crew.replicas} devices gets {data.batch_size // crew.replicas} of a batch's "
             f"{data.batch_size} images."

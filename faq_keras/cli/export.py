@@ -84,5 +84,5 @@ def main(arguments: list[str]) -> int:
             input_type=_INPUT_TYPE.value,
             fully_connected_1x1=_FULLY_CONNECTED_1X1.value,
         )
-    print(f"Wrote {_OUTPUT.value}\n{report}")
+    common.say(f"Wrote {_OUTPUT.value}\n{report}")
     return 0

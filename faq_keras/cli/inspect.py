@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     else:
         file = model_file.read(path)
         _draw(file)
-        print(inspect.table(path))
+        common.say(inspect.table(path))
     return 0
 
 
@@ -63,20 +63,20 @@ def _show_model(path: str) -> None:
 
 
 def _print_plan(plan: QuantPlan) -> None:
-    print(plan)
+    common.say(plan)
     if _FITS.value:
         rows = list(plan.fit_rows())
         if rows:
             common.print_table(FIT_COLUMNS, rows)
         else:
-            print("No exponent was fitted: the scales are those of the paper's rules.")
+            common.say("No exponent was fitted: the scales are those of the paper's rules.")
 
 
 def _draw(file: model_file.ModelFile) -> None:
     """Draws before anything is printed: a picture that fails leaves one sentence."""
     if _PICTURE.value:
         picture.draw(file, _PICTURE.value)
-        print(f"Wrote {_PICTURE.value}")
+        common.say(f"Wrote {_PICTURE.value}")
 
 
 def _print_ops(program: IntegerProgram) -> None:

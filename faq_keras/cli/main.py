@@ -14,9 +14,12 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from types import ModuleType
 
 from absl import flags
+
+from faq_keras.texts import one_line, printable
 
 COMMANDS = {
     "quickstart": "run the whole job on real data: pretrain, quantize, fine-tune, export, verify, "
@@ -46,13 +49,15 @@ def dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("help", "--help", "-h"):
         print(_overview())
         return 0 if arguments else 1
+    if arguments[0] in ("--version", "-V", "version"):
+        print(f"faq_keras {metadata.version('faq_keras')}")
+        return 0
     command, *rest = arguments
     if command not in COMMANDS:
         close = difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
-        print(
-            f"faq: there is no command '{command}'.{hint} `faq --help` lists them.", file=sys.stderr
-        )
+        text = f"faq: there is no command '{one_line(command, 100)}'.{hint}"
+        print(f"{text} `faq --help` lists them.", file=sys.stderr)
         return 1
     module = importlib.import_module(f"faq_keras.cli.{command}")
     values: flags.FlagValues = module.FLAGS
@@ -82,7 +87,7 @@ def dispatch(arguments: list[str]) -> int:
 
 
 def _fail(command: str, message: str, hint: str = "") -> int:
-    print(f"faq {command}: error: {message} {hint}".rstrip(), file=sys.stderr)
+    print(printable(f"faq {command}: error: {message} {hint}").rstrip(), file=sys.stderr)
     return 1
 
 
@@ -94,7 +99,7 @@ def _overview() -> str:
             "Pretrained CNNs become 8- or 4-bit integer TFLite files that compute what was "
             "trained.",
             "",
-            "Usage: faq COMMAND [arguments] [--flags]      faq COMMAND --help",
+            "Usage: faq COMMAND [arguments] [--flags]      faq COMMAND --help      faq --version",
             "",
             *rows,
             "",

@@ -17,6 +17,8 @@ import keras
 from faq_keras.cli import common
 from faq_keras.cli.quickstart import small_resnet
 from faq_keras.converters.zoo import ZOO, Preprocessing, preprocessing_of, with_preprocessing
+from faq_keras.saved_models import load_keras
+from faq_keras.texts import reason_of
 
 Shape = tuple[int, int, int]
 
@@ -66,7 +68,7 @@ def build(
         try:
             network.load_weights(weights)
         except (ValueError, OSError, KeyError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = reason_of(error)
             raise ValueError(f"The weights {weights} do not fit {model}: {reason}") from error
     return network
 
@@ -113,12 +115,7 @@ def _file(path: str) -> keras.Model:
         if preprocessing is None or preprocessing.in_model:
             return network
         return with_preprocessing(network, preprocessing)
-    if not Path(path).is_file():
-        raise ValueError(f"{path} does not exist.")
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # a damaged configuration raises nearly everything there is
-        raise ValueError(f"{path} is not a readable Keras model: {error}.") from error
+    return load_keras(path)
 
 
 def _application(name: str, classes: int, shape: Shape) -> keras.Model:
@@ -133,9 +130,16 @@ def _function(model: str) -> keras.Model:
     module, _, name = model.partition(":")
     try:
         function: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"The model {model!r} cannot be imported: {error}.") from error
-    network = function()
+    except Exception as error:  # importing a module runs it
+        reason = reason_of(error).rstrip(".")
+        raise ValueError(f"The model {model!r} cannot be imported: {reason}.") from error
+    try:
+        network = function()
+    except Exception as error:  # it is anybody's function
+        raise ValueError(
+            f"The model {model!r} cannot be built, called without arguments: {reason_of(error)}. "
+            "Name a function without arguments that gives a Keras model."
+        ) from error
     if not isinstance(network, keras.Model):
         raise ValueError(f"{model} gives a {type(network).__name__}, not a Keras model.")
     return network

@@ -27,7 +27,7 @@ from absl import flags
 import faq_keras
 from faq_keras.cli import common
 from faq_keras.data import datasets
-from faq_keras.files import atomic_write, make_folder
+from faq_keras.files import atomic_write, make_folder, refuse_links
 from faq_keras.tflite.benchmark import benchmark
 from faq_keras.training.recipes import Recipe
 from faq_keras.training.schedules import Exponential
@@ -95,9 +95,10 @@ def main(arguments: list[str]) -> int:
     common.positional(arguments)
     keras.utils.set_random_seed(_SEED.value)
     workdir = Path(_WORKDIR.value)
+    refuse_links(workdir)
     make_folder(workdir)
     data = datasets.load(_DATASET.value, _DATA_DIR.value)
-    print(
+    common.say(
         f"Data: {data.name} from {data.source}: {len(data.x_train):,} training and "
         f"{len(data.x_test):,} test images."
     )
@@ -144,23 +145,23 @@ def _recipe(name: str, epochs: int, rates: tuple[float, float]) -> Recipe:
 def _pretrained(data: datasets.Dataset, workdir: Path) -> keras.Model:
     path = workdir / f"pretrained_{data.name}.keras"
     if path.exists():
-        print(f"Loading the pretrained network {path}.")
+        common.say(f"Loading the pretrained network {path}.")
         return common.load_model(str(path))
     epochs = _EPOCHS[data.name][0]
-    print(f"Pretraining a small ResNet for {epochs} epochs.")
+    common.say(f"Pretraining a small ResNet for {epochs} epochs.")
     model = small_resnet(data.x_train.shape[1:], data.classes)
     recipe = _recipe("from_scratch", epochs, _PRETRAINING_RATES)
     faq_keras.fine_tune(
         model, (data.x_train, data.y_train), recipe, validation_data=(data.x_test, data.y_test)
     )
-    with atomic_write(path) as temporary:
+    with atomic_write(path, within=workdir) as temporary:
         model.save(temporary)
     return model
 
 
 def _control(model: keras.Model, data: datasets.Dataset, epochs: int, pretrained: float) -> Result:
     """The float network after as many more epochs: what the fine-tuned one is compared with."""
-    print(f"\nfp32 control: {epochs} more epochs.")
+    common.say(f"\nfp32 control: {epochs} more epochs.")
     control = keras.models.clone_model(model)
     control.set_weights(model.get_weights())
     faq_keras.fine_tune(
@@ -181,11 +182,11 @@ def _without_training(
     model: keras.Model, data: datasets.Dataset, width: tuple[int, int]
 ) -> keras.Model:
     """The quantized network as unlabelled images alone make it."""
-    print(f"\n{_name(width)}: quantize, reconstruct, export, verify.")
+    common.say(f"\n{_name(width)}: quantize, reconstruct, export, verify.")
     q = faq_keras.apply(model, width, calibration_data=data.x_train[:_CALIBRATION_IMAGES])
     before = _accuracy(q, data)
     done = faq_keras.reconstruct(q, data.x_train[:_RECONSTRUCTION_IMAGES])
-    print(
+    common.say(
         f"Reconstructed on {done.images} images in {done.seconds:.1f} s: test accuracy "
         f"{before:.2f} -> {_accuracy(q, data):.2f} %."
     )
@@ -195,7 +196,7 @@ def _without_training(
 def _fine_tune(
     q: keras.Model, data: datasets.Dataset, width: tuple[int, int], epochs: int, workdir: Path
 ) -> None:
-    print(f"\n{_name(width)}: fine-tune for {epochs} epochs, export, verify.")
+    common.say(f"\n{_name(width)}: fine-tune for {epochs} epochs, export, verify.")
     eight = width == (8, 8)
     faq_keras.fine_tune(
         q,
@@ -226,7 +227,7 @@ def _exported(
         metrics={"test_accuracy_percent": accuracy},
     )
     assert report is not None
-    print(report)
+    common.say(report)
     timing = benchmark(path)
     return Result(
         model=name,
@@ -271,14 +272,14 @@ def _report(results: list[Result], data: datasets.Dataset, workdir: Path) -> Non
         "ms/image",
         "mismatches",
     )
-    print()
+    common.say("")
     common.print_table(columns, rows, f"{data.name}, {len(data.x_test):,} test images")
     common.write_text(
         str(workdir / "results.json"),
         json.dumps([dataclasses.asdict(result) for result in results], indent=1),
     )
     _draw(results, data, workdir / "results.png")
-    print(
+    common.say(
         "To float: compared with the pretrained network, or after extra epochs with the fp32 "
         "control.\n"
         f"Models, model cards, logs, results.json and results.png are in {workdir}."
@@ -308,5 +309,5 @@ def _draw(results: list[Result], data: datasets.Dataset, path: Path) -> None:
     right.bar_label(bars, labels=[f"{result.milliseconds:.3f} ms" for result in files])
     right.set_title("File size (KiB), time per image on 1 thread")
     right.margins(y=0.15)
-    with atomic_write(path) as temporary:
+    with atomic_write(path, within=path.parent) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

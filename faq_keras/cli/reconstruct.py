@@ -73,14 +73,14 @@ def main(arguments: list[str]) -> int:
             "from the file that was saved before."
         )
     x = _inputs(model)
-    print(f"{len(x):,} images, values {x.min():g} to {x.max():g}, mean {x.mean():.4g}", flush=True)
+    common.say(f"{len(x):,} images, values {x.min():g} to {x.max():g}, mean {x.mean():.4g}")
     remember(model, teacher_of(model).model)  # the model's own float layers change now
-    print(reconstruct(model, x, batch_size=_BATCH_SIZE.value, workdir=_WORKDIR.value), flush=True)
+    common.say(reconstruct(model, x, batch_size=_BATCH_SIZE.value, workdir=_WORKDIR.value))
     if _DISTILL_STEPS.value:
-        print(distill(model, x, _DISTILL_STEPS.value, augment=_AUGMENT.value), flush=True)
+        common.say(distill(model, x, _DISTILL_STEPS.value, augment=_AUGMENT.value))
     with atomic_write(target) as partial:
         model.save(partial)
-    print(f"Wrote {target}" if _OUTPUT.value else f"Replaced {target}")
+    common.say(f"Wrote {target}" if _OUTPUT.value else f"Replaced {target}")
     return 0
 
 

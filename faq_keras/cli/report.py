@@ -15,19 +15,20 @@ Example: faq report runs/smoke
 
 from __future__ import annotations
 
-import logging
-import sys
 from pathlib import Path
 
 import numpy as np
 from absl import flags
+from ml_collections.config_dict import ConfigDict
 
 from faq_keras.cli import common, experiments
+from faq_keras.cli.config_values import check_values
 from faq_keras.configs import base
 from faq_keras.report.measurements import RUNTIMES, Images
 from faq_keras.report.pages import write
 from faq_keras.report.run_report import run_report
 from faq_keras.report.runs import Run
+from faq_keras.texts import reason_of
 
 FLAGS = flags.FlagValues()
 _DATA_DIR = flags.DEFINE_string(
@@ -56,13 +57,13 @@ _PICTURES = flags.DEFINE_bool(
 def main(arguments: list[str]) -> int:
     """Writes the report."""
     (workdir,) = common.positional(arguments, "WORKDIR")
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    common.log_to_stderr()
     document = run_report(workdir, _images, _IMAGES.value, tuple(_RUNTIMES.value), _MEASURE.value)
     for section in document.sections:
         for notice in section.notices:
-            print(f"{section.title}: {notice}")
+            common.say(f"{section.title}: {notice}")
     files = write(document, Path(workdir) / "report", _PICTURES.value)
-    print(f"Written: {', '.join(map(str, files))}.")
+    common.say(f"Written: {', '.join(map(str, files))}.")
     return 0
 
 
@@ -70,19 +71,28 @@ def _images(run: Run, count: int) -> Images:
     """The first validation images of a run and their classes."""
     if not run.config:
         raise ValueError("The run's configuration is not known, so neither are its images.")
-    config = base.config()
     try:
-        with config.unlocked(), config.ignore_type():
-            config.update(run.config)
-    except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"The run's configuration cannot be used: {error}.") from error
-    if _DATA_DIR.value:
-        config.data.data_dir = _DATA_DIR.value
+        config = _config(run)
+    except Exception as error:  # it is a file that may hold anything
+        raise ValueError(
+            f"The run's configuration cannot be used: {reason_of(error).rstrip('.')}."
+        ) from error
     config.batch_size, config.label_smoothing = count, 0.0
     try:
         x, y = next(iter(experiments.pipeline_of(config).validation()))
-    except ValueError as error:
+    except Exception as error:  # options of any type, and whatever the folder holds
         raise ValueError(
-            f"{error} If the images have moved, name their folder: --data_dir."
+            f"{reason_of(error)} If the images have moved, name their folder: --data_dir."
         ) from error
     return np.asarray(x), np.asarray(y)
+
+
+def _config(run: Run) -> ConfigDict:
+    """The configuration of a run, with values that can be used."""
+    config = base.config()
+    with config.unlocked(), config.ignore_type():
+        config.update(run.config)
+    if _DATA_DIR.value:
+        config.data.data_dir = _DATA_DIR.value
+    check_values(config)
+    return config

@@ -16,7 +16,6 @@ Example: faq reproduce table2 --scale=smoke --workdir=runs/paper
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from absl import flags
 from ml_collections.config_dict import ConfigDict
 
 from faq_keras.cli import common, experiments
+from faq_keras.files import make_folder, refuse_links
 from faq_keras.report.pages import write
 from faq_keras.reproduction.experiments import FULL, PLANS, Row
 from faq_keras.reproduction.results import results
@@ -34,6 +34,7 @@ from faq_keras.reproduction.scales import SCALES
 from faq_keras.training.interruption import Interrupted
 
 FLAGS = flags.FlagValues()
+_WITH_FOLDER = ("image_folder", "tfrecord", "cifar10", "idx")  # data sources that need a folder
 _SCALE = flags.DEFINE_enum("scale", "smoke", [*SCALES, FULL], "how large", flag_values=FLAGS)
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of runs and results", flag_values=FLAGS)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of the images", flag_values=FLAGS)
@@ -51,8 +52,10 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"There is no {name!r} to reproduce; there are {', '.join(PLANS)}.")
     if not _WORKDIR.value:
         raise ValueError("--workdir is missing: name the folder of runs and results.")
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    refuse_links(_WORKDIR.value)
+    common.log_to_stderr()
     rows = PLANS[name](_SCALE.value)
+    _check_data(name, rows)
     folder = Path(_WORKDIR.value) / _SCALE.value
     runs = Runs(rows, folder, _seeds(), _train, _chosen(rows))
     status = 0
@@ -63,6 +66,19 @@ def main(arguments: list[str]) -> int:
         status = 128 + stop.signal
     _write(name, runs)
     return status or int(runs.failed)
+
+
+def _check_data(name: str, rows: list[Row]) -> None:
+    """Says once what is missing, before every row says it."""
+    chosen = _chosen(rows)
+    run = [row for row in rows if chosen is None or row.name in chosen]
+    folders = sorted({row.config.data.source for row in run} & set(_WITH_FOLDER))
+    if folders and not _DATA_DIR.value:
+        raise ValueError(
+            f"{name} at --scale={_SCALE.value} needs images of your own ({', '.join(folders)}): "
+            "give --data_dir=FOLDER, and --weights (a file or a folder) where its networks are "
+            "pretrained. --scale=smoke needs neither."
+        )
 
 
 def _write(name: str, runs: Runs) -> None:
@@ -77,9 +93,10 @@ def _write(name: str, runs: Runs) -> None:
     for table in document.sections[0].tables:
         common.print_table(table.columns, table.rows, table.caption)
     for text in (*document.sections[0].text, *document.sections[0].notices):
-        print(text)
+        common.say(text)
+    make_folder(runs.folder.parent)
     files = write(document, runs.folder.parent / f"{name}_{scale}", picture_files=True)
-    print(f"Written: {', '.join(map(str, files))}.")
+    common.say(f"Written: {', '.join(map(str, files))}.")
 
 
 def _train(config: ConfigDict, folder: Path) -> None:

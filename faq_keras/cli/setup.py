@@ -28,8 +28,8 @@ def main(arguments: list[str]) -> int:
     if what != "aarch64":
         raise ValueError(f"there is nothing called '{what}' to set up; expected aarch64.")
     folder = Path(_FOLDER.value).expanduser().absolute() if _FOLDER.value else emulation.folder()
-    versions = emulation_setup.setup(folder, _FORCE.value, lambda line: print(line, flush=True))
-    print(f"{folder}: {', '.join(f'{name} {version}' for name, version in versions.items())}")
+    versions = emulation_setup.setup(folder, _FORCE.value, common.say)
+    common.say(f"{folder}: {', '.join(f'{name} {version}' for name, version in versions.items())}")
     if folder != emulation.folder():
-        print(f"To use it: export {emulation.FOLDER_VARIABLE}={folder}")
+        common.say(f"To use it: export {emulation.FOLDER_VARIABLE}={folder}")
     return 0

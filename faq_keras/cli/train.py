@@ -16,7 +16,6 @@ Example: faq train --config=configs/smoke.py --workdir=runs/smoke --config.epoch
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import Any
 
@@ -61,7 +60,7 @@ def main(arguments: list[str]) -> int:
         raise ValueError("--workdir is missing: name the folder of the run.")
     if _PLOT.value:
         raise ValueError("--plot goes with --dry_run.")
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    common.log_to_stderr()
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     with distribution.strategy_named(_DISTRIBUTION.value).scope():
@@ -86,7 +85,7 @@ def _show(report: dict[str, Any]) -> None:
     ]
     common.print_table(("network", "top-1", "top-5"), rows, f"{report['model']}, validation")
     best = report["best"]
-    print(
+    common.say(
         f"Best epoch: {best['epoch'] + 1} ({_percent(best['accuracy'])}). Training took "
         f"{report['seconds']:.0f} s. Everything is in {_WORKDIR.value}."
     )

@@ -24,10 +24,10 @@ def main(arguments: list[str]) -> int:
     source, target = common.positional(arguments, "in.tflite", "out.tflite")
     if Path(target).suffix != ".tflite":
         raise ValueError(f"{target} does not end in .tflite, the format this command writes.")
-    packed = Path(source).stat().st_size if Path(source).exists() else 0  # may be the target
     tflite.unpack(source, target)
-    print(f"Wrote {target}: {Path(target).stat().st_size:,} bytes (packed: {packed:,})")
+    packed = Path(source).stat().st_size
+    common.say(f"Wrote {target}: {Path(target).stat().st_size:,} bytes (packed: {packed:,})")
     card = model_card.of_another_file(Path(target))
     if card:
-        print(f"The model card {card} describes another file than this one (see its SHA-256).")
+        common.say(f"The model card {card} describes another file than this one (see its SHA-256).")
     return 0

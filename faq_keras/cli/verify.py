@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         num_threads=_NUM_THREADS.value,
         labels=_labels(_DATA.value),
     )
-    print(report)
+    common.say(report)
     if _JSON.value:
         common.write_text(_JSON.value, report.to_json())
     return 1 if report.mismatches else 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import urllib.request
 from pathlib import Path
 
 import keras
@@ -29,6 +30,9 @@ CLASSES = 10
 _DEBIAN = "/usr/share/datasets/fashion-mnist"
 _KERAS = "datasets/fashion-mnist"
 _TITLE = "Fashion-MNIST"
+# One of the files that `keras.datasets.fashion_mnist` downloads.
+_PUBLISHED = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/t10k-labels-idx1-ubyte.gz"
+_PATIENCE = 5.0  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +146,11 @@ def _find_fashion_mnist() -> Path | None:
 
 
 def _download_fashion_mnist() -> Arrays:
+    # Keras tries again and again for most of a minute where there is no network.
+    with urllib.request.urlopen(
+        urllib.request.Request(_PUBLISHED, method="HEAD"), timeout=_PATIENCE
+    ):
+        pass
     (x_train, y_train), (x_test, y_test) = keras.datasets.fashion_mnist.load_data()
     return Arrays(
         "fashion_mnist",

@@ -9,6 +9,7 @@ and what their records mean. Nothing is downloaded: `tfds build NAME` does that.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ import tensorflow as tf
 
 from faq_keras.data.records import Shard, Source
 from faq_keras.data.tfrecord import Shelf, source_of
+from faq_keras.texts import one_line
+
+# A name, perhaps with a configuration and a version: no "huggingface:" and no other place.
+_LOCAL = re.compile(r"\w+(/[\w.+-]+)*(:\d+\.\d+\.\d+)?")
 
 
 def read(
@@ -93,6 +98,12 @@ def _library() -> Any:
 
 
 def _builder(tfds: Any, dataset: str, data_dir: str | None) -> Any:
+    if not _LOCAL.fullmatch(dataset) or "://" in str(data_dir or ""):
+        raise ValueError(
+            f"The data set {one_line(dataset, 100)!r} in {one_line(str(data_dir), 100)} lies in a "
+            "hub or a cloud, and nothing is downloaded here. Prepare it with `tfds build` and give "
+            "its name and the folder."
+        )
     try:
         builder = tfds.builder(dataset, data_dir=data_dir)
     except Exception as error:  # the library's errors have no common base class

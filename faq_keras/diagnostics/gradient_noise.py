@@ -34,6 +34,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from faq_keras.archives import read_lines
 from faq_keras.diagnostics.kernels import Kernel, kernels_of
 from faq_keras.files import append_line, atomic_write, drop_torn_line
 
@@ -73,11 +74,10 @@ def read_records(path: str | os.PathLike[str]) -> list[NoiseRecord]:
         ValueError: A line is not a record; it is named.
     """
     records = []
-    lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1]
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path), 1):
         try:
             records.append(NoiseRecord.from_json(line))
-        except (TypeError, ValueError) as error:
+        except (RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{os.fspath(path)}, line {number}: not a record of gradient noise ({error})."
             ) from error

@@ -68,7 +68,7 @@ def similarity_over_layers(
     places = list(range(1, len(layers) + 1))
     for number, (label, values) in enumerate(series.items()):
         heights = [math.nan if (value := values[name]) is None else value for name in layers]
-        axes.plot(places, heights, label=label, **_line(style, number))
+        axes.plot(places, heights, label=plain_text(label), **_line(style, number))
     _name_layers(axes, places, layers)
     axes.set_ylabel("mean cosine similarity")
     axes.set_ylim(top=1.02)
@@ -94,7 +94,7 @@ def similarity_over_updates(
     for number, (label, points) in enumerate(series.items()):
         updates = [update for update, _ in points]
         heights = [math.nan if value is None else value for _, value in points]
-        axes.plot(updates, heights, label=label, **_line(style, number))
+        axes.plot(updates, heights, label=plain_text(label), **_line(style, number))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("update")
     axes.set_ylabel("mean cosine similarity")
@@ -136,7 +136,7 @@ def similarity_bars(
             edgecolor=style.text,
         )
         axes.bar_label(bars, fmt="%.3f", color=style.text, padding=2, fontsize=9)
-    axes.set_xticks(range(len(measured)), list(measured))
+    axes.set_xticks(range(len(measured)), list(map(plain_text, measured)))
     axes.set_ylabel("mean cosine similarity")
     axes.set_ylim(top=1.15)
     if len(groups) > 1:
@@ -170,7 +170,7 @@ def activation_histograms(
         for place in (-tensor.clip, tensor.clip) if tensor.signed else (tensor.clip,):
             axes.axvline(place, color=style.series[1], linewidth=1.6, linestyle="--")
         axes.set_yscale("log")
-        title = f"{tensor.name}\n{tensor.bits} bits, step 2^{tensor.exponent}"
+        title = f"{plain_text(tensor.name)}\n{tensor.bits} bits, step 2^{tensor.exponent}"
         axes.set_title(title, color=style.text, fontsize=8)
         axes.tick_params(labelsize=7)
     for axes in grid.flat[len(tensors) :]:
@@ -197,7 +197,7 @@ def signal_to_noise(tensors: Sequence[TensorStatistics], style: Style = ANY) -> 
     }
     for number, (label, ratios) in enumerate(series.items()):
         heights = [math.nan if ratio is None else ratio for ratio in ratios]
-        axes.plot(places, heights, label=label, **_line(style, number))
+        axes.plot(places, heights, label=plain_text(label), **_line(style, number))
     _name_layers(axes, places, [tensor.name for tensor in tensors])
     axes.set_ylabel("signal / noise in dB")
     _legend(axes, style)
@@ -223,11 +223,16 @@ def sensitivity_ranking(sensitivity: Sensitivity, most: int = 30, style: Style =
     axes.axvline(
         sensitivity.divergence, color=style.series[1], linestyle="--", label="all layers at 8 bits"
     )
-    axes.set_yticks(places, [f"{row.name} ({row.bits})" for row in rows], fontsize=8)
+    axes.set_yticks(places, [plain_text(f"{row.name} ({row.bits})") for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("divergence from the float network, nats")
     _legend(axes, style, loc="lower right")
     return figure
+
+
+def plain_text(text: str) -> str:
+    """Text for a drawing in which nothing is a formula: names may have dollar signs."""
+    return text.replace("$", r"\$")
 
 
 def svg(figure: Figure) -> str:
@@ -269,7 +274,8 @@ def _line(style: Style, number: int) -> dict[str, Any]:
 
 
 def _name_layers(axes: Any, places: Sequence[int], names: Sequence[str]) -> None:
-    axes.set_xticks(places, names, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    labels = [plain_text(name) for name in names]
+    axes.set_xticks(places, labels, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
 
 
 def _legend(axes: Any, style: Style, **options: Any) -> None:

@@ -135,15 +135,24 @@ class RuntimeRun:
 
 @dataclasses.dataclass(frozen=True)
 class ParityReport:
-    """The comparison of a file on all runtimes asked for.
+    """The comparison of a file on all runtimes asked for; there is none of nothing.
 
     Attributes:
         path: The file.
-        runs: One per runtime.
+        runs: One per runtime, each with values.
     """
 
     path: str
     runs: tuple[RuntimeRun, ...]
+
+    def __post_init__(self) -> None:
+        if not self.runs or not all(run.values for run in self.runs):
+            empty = [run.runtime for run in self.runs if not run.values]
+            what = f"in no value on {', '.join(empty)}" if empty else "on no runtime"
+            raise ValueError(
+                f"'{self.path}' was compared {what}, which proves nothing: name runtimes "
+                "and images."
+            )
 
     @property
     def mismatches(self) -> int:

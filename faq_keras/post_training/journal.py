@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from faq_keras.archives import read_arrays
+from faq_keras.archives import read_arrays, read_text
 from faq_keras.files import atomic_write, make_folder
 from faq_keras.post_training.correction import Solution
 
@@ -111,7 +111,7 @@ class Journal:
 
     def _write(self, path: Path, write: Any) -> None:
         def whole() -> None:
-            with atomic_write(path) as partial:
+            with atomic_write(path, within=self.folder) as partial:
                 write(partial)
 
         _written(self.folder, whole)
@@ -129,7 +129,7 @@ def _written(folder: Path, write: Any) -> None:
 
 def _read_key(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"The journal file {path} is damaged: {error}. Delete its folder, and everything is "

@@ -9,6 +9,7 @@ becomes a notice that says why.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,10 @@ from faq_keras.report import drawings
 from faq_keras.report.document import Picture, Section, Table
 from faq_keras.report.measurements import Measurements, NotMeasuredError
 from faq_keras.report.pictures import PAGE
-from faq_keras.report.runs import NOISE, Run, number
+from faq_keras.report.runs import NOISE, Run
+from faq_keras.report.schema import number
 from faq_keras.report.sections import digits, percent
+from faq_keras.texts import reason_of
 
 Pairs = Sequence[tuple[Run, Measurements]]
 _SHOWN_TENSORS = 24  # histograms in one picture; the table has all tensors
@@ -242,8 +245,9 @@ def _measured(pairs: Pairs, what: str) -> tuple[dict[str, dict[str, Any]], tuple
             found[run.name] = getattr(measurements, what)()
         except NotMeasuredError as error:
             notices.append(f"{run.name}: {error}")
-        except ValueError as error:  # a float network, weights that are not finite, other layers
-            notices.append(f"{run.name} cannot be measured: {error}")
+        except Exception as error:  # whatever a damaged network makes Keras or a runtime raise
+            logging.getLogger(__name__).debug("%s: %s", run.folder, what, exc_info=True)
+            notices.append(f"{run.name} cannot be measured: {reason_of(error)}")
     return found, tuple(notices)
 
 

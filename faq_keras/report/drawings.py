@@ -15,8 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from faq_keras.diagnostics.plots import plain_text
 from faq_keras.report.pictures import SERIES, drawn
-from faq_keras.report.runs import number
+from faq_keras.report.schema import number
 
 _MOST_NAMES = 10  # entries of a legend
 
@@ -35,7 +36,7 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
                 "color": SERIES[index % len(SERIES)],
                 "marker": "o",
                 "markersize": 4,
-                "label": name,
+                "label": plain_text(name),
             }
             epochs = [int(line["epoch"]) + 1 for line in lines]
             shares = _values(lines, "val_accuracy")
@@ -96,7 +97,7 @@ def layer_similarity(runs: Mapping[str, Mapping[str, float | None]]) -> Figure:
             places = np.arange(len(names)) + (index - (len(runs) - 1) / 2) * thickness
             values = [number(layers.get(name)) or 0.0 for name in names]
             color = SERIES[index % len(SERIES)]
-            axes.barh(places, values, thickness, label=run, color=color)
+            axes.barh(places, values, thickness, label=plain_text(run), color=color)
         axes.set_yticks(np.arange(len(names)), [_short(name) for name in names])
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
@@ -112,4 +113,4 @@ def _values(lines: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 
 
 def _short(name: str, length: int = 28) -> str:
-    return name if len(name) <= length else f"...{name[3 - length :]}"
+    return plain_text(name if len(name) <= length else f"...{name[3 - length :]}")

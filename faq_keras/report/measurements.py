@@ -11,12 +11,10 @@ only when the network has changed:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +22,23 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel
 
 from faq_keras import deployment
+from faq_keras.archives import read_text
 from faq_keras.diagnostics import activation_statistics, weight_similarity
-from faq_keras.files import atomic_write
+from faq_keras.files import LinkError, atomic_write, refuse_link
+from faq_keras.report.schema import (
+    Activations,
+    Deployment,
+    Kept,
+    Similarity,
+    checked,
+    parsed,
+    plain,
+)
+from faq_keras.saved_models import load_keras
+from faq_keras.texts import reason_of
 from faq_keras.tflite import inspect
 from faq_keras.tflite.benchmark import benchmark
 from faq_keras.training.experiment import MODEL, START
@@ -67,7 +78,7 @@ class Measurements:
         Raises:
             NotMeasuredError: A network is missing or damaged.
         """
-        return self._kept("weight_similarity", (START, MODEL), {}, self._similarity)
+        return self._kept("weight_similarity", (START, MODEL), {}, Similarity, self._similarity)
 
     def activations(self) -> dict[str, Any]:
         """Histograms, clip, saturation and signal-to-noise ratio of every quantized activation.
@@ -75,7 +86,8 @@ class Measurements:
         Raises:
             NotMeasuredError: A network or the images are missing.
         """
-        return self._kept("activations", (MODEL,), {"images": self.count}, self._activations)
+        settings = {"images": self.count}
+        return self._kept("activations", (MODEL,), settings, Activations, self._activations)
 
     def deployment(self) -> dict[str, Any]:
         """Operators, bytes, times and parity of the file that the model becomes.
@@ -86,7 +98,7 @@ class Measurements:
             NotMeasuredError: The model is missing or cannot be exported.
         """
         settings = {"images": self.count, "runtimes": list(self.runtimes)}
-        return self._kept("deployment", (MODEL,), settings, self._deployment)
+        return self._kept("deployment", (MODEL,), settings, Deployment, self._deployment)
 
     def _similarity(self) -> dict[str, Any]:
         before, after = _model(self.folder / START), _model(self.folder / MODEL)
@@ -102,6 +114,8 @@ class Measurements:
     def _deployment(self) -> dict[str, Any]:
         model = _model(self.folder / MODEL)
         path = self.folder / FOLDER / FILE
+        if path.is_symlink():
+            path.unlink()
         deployment.export_tflite(model, path, verify=None)
         try:
             x, labels = self.images(self.count)
@@ -122,6 +136,7 @@ class Measurements:
         name: str,
         sources: tuple[str, ...],
         settings: Mapping[str, Any],
+        record: type[BaseModel],
         compute: Callable[[], Mapping[str, Any]],
     ) -> dict[str, Any]:
         """The kept figures, if they belong to the networks that are there, else new ones.
@@ -130,19 +145,30 @@ class Measurements:
         """
         path = self.folder / FOLDER / f"{name}.json"
         hashes = {source: _hash(self.folder / source) for source in sources}
-        with contextlib.suppress(OSError, ValueError, KeyError):  # missing or damaged: made again
-            kept = json.loads(path.read_text(encoding="utf-8"))
+        damage = ""
+        try:
+            kept = checked(Kept, parsed(read_text(path)))
             if kept["of"] == hashes and (kept["settings"] == settings or not self.measure):
-                data: dict[str, Any] = kept["data"]
-                return data
+                return checked(record, kept["data"])
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:  # made again
+            damage = f" (measured/{path.name} is damaged: {reason_of(error)})"
         if not self.measure:
-            raise NotMeasuredError("It was not measured, and this report was told not to measure.")
+            raise NotMeasuredError(
+                f"It was not measured{damage}, and this report was told not to measure."
+            )
         logging.getLogger(__name__).info("%s: measuring %s.", self.folder, name.replace("_", " "))
+        try:
+            refuse_link(path.parent)
+        except LinkError as error:
+            raise NotMeasuredError(str(error)) from error
         path.parent.mkdir(exist_ok=True)
-        new = {"of": hashes, "settings": dict(settings), "data": dict(compute())}
-        with atomic_write(path) as partial:
+        data = checked(record, plain(compute()))
+        new = {"of": hashes, "settings": dict(settings), "data": data}
+        with atomic_write(path, within=self.folder) as partial:
             partial.write_text(json.dumps(new, allow_nan=False) + "\n", encoding="utf-8")
-        return new["data"]
+        return data
 
 
 def _hash(path: Path) -> str:
@@ -150,13 +176,13 @@ def _hash(path: Path) -> str:
         raise NotMeasuredError(
             f"{path.name} is missing: the run has not come so far, or it was deleted."
         )
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _model(path: Path) -> keras.Model:
     keras.utils.clear_session(free_memory=False)
     try:
-        return keras.saving.load_model(path, compile=False)
-    except (ValueError, OSError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise NotMeasuredError(f"{path.name} cannot be read: {reason}") from error
+        return load_keras(path)
+    except ValueError as error:
+        raise NotMeasuredError(f"{path.name} cannot be read: {error}") from error

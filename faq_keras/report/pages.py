@@ -49,13 +49,13 @@ def write(document: Document, stem: Path, picture_files: bool = False) -> list[P
     files = []
     for suffix, text in texts.items():
         files.append(stem.with_name(stem.name + suffix))
-        with atomic_write(files[-1]) as partial:
+        with atomic_write(files[-1], within=stem.parent) as partial:
             partial.write_text(text, encoding="utf-8")
     if picture_files:
         for picture in document.pictures:
             for suffix in (".svg", ".png"):
                 files.append(stem.with_name(f"{stem.name}_{picture.name}{suffix}"))
-                pictures.save(picture.drawing, files[-1])
+                pictures.save(picture.drawing, files[-1], within=stem.parent)
     return files
 
 

@@ -102,12 +102,18 @@ def inline_svg(figure: Figure, name: str, title: str, description: str) -> str:
     return _themed(ElementTree.tostring(root, encoding="unicode"))
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes a drawing on white in the format of the file's suffix (.svg, .png)."""
+def save(figure: Figure, path: Path, within: Path | None = None) -> None:
+    """Writes a drawing on white in the format of the file's suffix (.svg, .png).
+
+    Args:
+        figure: The drawing.
+        path: The file.
+        within: As for `atomic_write`.
+    """
     # Without a date and with fixed ids, the same drawing gives the same file.
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with (
-        atomic_write(path) as partial,
+        atomic_write(path, within) as partial,
         matplotlib.rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none"}),
     ):
         figure.savefig(partial, dpi=110, facecolor="white", metadata=metadata)

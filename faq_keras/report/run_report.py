@@ -16,8 +16,8 @@ from collections.abc import Callable
 from faq_keras.report import diagnoses, sections
 from faq_keras.report.document import Document, Section
 from faq_keras.report.measurements import RUNTIMES, Images, Measurements
-from faq_keras.report.runs import Run, runs_in
-from faq_keras.tflite.runtimes import runtime
+from faq_keras.report.runs import Run, left_out, runs_in
+from faq_keras.tflite.runtimes import names_of
 
 
 def run_report(
@@ -38,17 +38,16 @@ def run_report(
         measure: Whether to measure what was not measured yet.
 
     Raises:
-        ValueError: There is no run, or no such runtime.
+        ValueError: There is no run, no runtime, or one that is unknown.
     """
-    for name in runtimes:
-        runtime(name)
+    runtimes = names_of(runtimes)
     runs = runs_in(workdir)
     pairs = [
         (run, Measurements(run.folder, functools.partial(images_of, run), count, runtimes, measure))
         for run in runs
     ]
     parts = [
-        sections.accuracy(runs),
+        sections.accuracy(runs, left_out(workdir)),
         sections.curves(runs),
         diagnoses.noise(runs),
         diagnoses.similarity(pairs),

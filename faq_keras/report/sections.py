@@ -9,25 +9,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from faq_keras.archives import read_json_member
 from faq_keras.report import drawings
 from faq_keras.report.document import Picture, Section, Table
-from faq_keras.report.runs import Run, number
+from faq_keras.report.runs import Run
+from faq_keras.report.schema import number
+from faq_keras.texts import one_line, reason_of
 from faq_keras.training.experiment import METRICS, MODEL, START
 
 _PACKAGES = ("faq_keras", "tensorflow", "keras", "numpy", "ai-edge-litert")
 _STAGES = {"float": "float", "quantized": "before training", "trained": "trained"}
 
 
-def accuracy(runs: Sequence[Run]) -> Section:
-    """Accuracies of each run: float, right after quantization, after training."""
+def accuracy(runs: Sequence[Run], left_out: Sequence[str] = ()) -> Section:
+    """Accuracies of each run: float, right after quantization, after training.
+
+    Args:
+        runs: The runs.
+        left_out: What else is in the folder, in whole sentences.
+    """
     columns = ("run", "bits", "recipe", "state", *_STAGES.values(), "best epoch", "top-5")
-    notices = [f"{run.name}: {problem}" for run in runs for problem in run.problems]
+    notices = [*left_out]
+    notices += [f"{run.name}: {problem}" for run in runs for problem in run.problems]
     notices += [f"{run.name} is {run.progress}." for run in runs if not run.finished]
     notices += [
         f"{run.name}: no epoch was logged, {METRICS} is missing or empty."
@@ -193,14 +201,14 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _keras_version(path: Path) -> str:
     """Version and date in a .keras file."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            facts = json.loads(archive.read("metadata.json"))
-        return f"Keras {facts['keras_version']}, {facts['date_saved']}"
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        return "damaged"
+        facts = read_json_member(path, "metadata.json")
+        return one_line(f"Keras {facts['keras_version']}, {facts['date_saved']}", 200)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        return f"damaged: {reason_of(error)}"

@@ -25,7 +25,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from faq_keras.archives import read_arrays
+from faq_keras.archives import MOST_JSON, read_arrays, size_of_json
 from faq_keras.files import atomic_write
 from faq_keras.plan import QuantPlan
 from faq_keras.quantized_layer import QuantizedLayer
@@ -181,7 +181,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     source = os.fspath(path)
     try:
         arrays = read_arrays(source)
-        meta = json.loads(arrays.pop(_META).tobytes().decode())
+        meta = json.loads(_limited(arrays.pop(_META)))
         if meta["format"] != FORMAT:
             raise ValueError(f"its format is {meta['format']!r}")
         position = Position(int(meta["epoch"]), int(meta["step"]))
@@ -191,6 +191,12 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             f"{source} is not a readable checkpoint ({FORMAT}): {error}. Resume from another one, "
             "or start in a new folder."
         ) from error
+
+
+def _limited(text: npt.NDArray[Any]) -> str:
+    if text.nbytes > MOST_JSON:
+        raise ValueError(f"it has {size_of_json(text.nbytes)}")
+    return text.tobytes().decode()
 
 
 def metric_arrays(model: keras.Model) -> Arrays:

@@ -28,6 +28,7 @@ from faq_keras.plan import PlanSettings
 from faq_keras.policy import Policy, layer_bits
 from faq_keras.quantization import apply
 from faq_keras.rewrite.keras3 import plan_of, record
+from faq_keras.saved_models import load_keras
 from faq_keras.training import distribution
 from faq_keras.training.callbacks import LearningRate, MetricsLog, NaNAlarm
 from faq_keras.training.loop import Loop
@@ -224,7 +225,7 @@ def _float_network(experiment: Experiment, folder: Path) -> keras.Model:
         _log().info("Pretraining for %d epochs, in %s.", experiment.pretraining.epochs, folder)
         model = _trained(experiment, experiment.pretraining, folder)
         crew.first(lambda: save_result(model, folder))
-    return keras.saving.load_model(folder / MODEL, compile=False)
+    return load_keras(folder / MODEL)
 
 
 def _built(experiment: Experiment) -> keras.Model:
@@ -244,7 +245,7 @@ def bit_pair(bits: int | tuple[int, int]) -> tuple[int, int]:
 
 def _save_model(model: keras.Model, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    with atomic_write(path) as partial:
+    with atomic_write(path, within=path.parent) as partial:
         model.save(partial)
 
 
@@ -349,7 +350,7 @@ def _trained(
     first checkpoint has the same random generators.
     """
     keras.utils.set_random_seed(experiment.data.seed)
-    model = keras.saving.load_model(folder / START, compile=False)
+    model = load_keras(folder / START)
     compile_for(model, experiment, recipe)
     data = experiment.data
     images = next(data.calibration(1))[:_WATCHED]

@@ -171,7 +171,7 @@ class Loop:
 
     def _write_best(self) -> None:
         try:
-            with atomic_write(self.folder / BEST) as partial:
+            with atomic_write(self.folder / BEST, within=self.folder) as partial:
                 self.model.save(partial)
         except OSError as error:
             raise checkpoints.CheckpointError(

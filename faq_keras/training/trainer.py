@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from faq_keras.compat import keras_of
-from faq_keras.files import atomic_write, make_folder
+from faq_keras.files import atomic_write, make_folder, refuse_links
 from faq_keras.quantized_layer import QuantizedLayer
 from faq_keras.rewrite.keras3 import plan_of, record
 from faq_keras.training.callbacks import MetricsLog, NaNAlarm
@@ -72,8 +72,11 @@ def fine_tune(
     Raises:
         ValueError: Data that does not fit the model, no loss that can be inferred, unknown recipe;
             `TrainingDivergedError` if the loss is no longer finite.
+        LinkError: There are links in `workdir`.
         OSError: `workdir` cannot be written.
     """
+    if workdir is not None:
+        refuse_links(workdir)
     if team(model.distribute_strategy).workers > 1:
         raise ValueError(
             "fine_tune is Keras' fit, which fails with several workers. Use "
@@ -136,7 +139,7 @@ def _logs(model: Any, folder: Path | None) -> list[Any]:
 
 def save_result(model: Any, folder: Path) -> None:
     """Writes `model.keras` and, of a quantized model, `plan.json`; each whole or not at all."""
-    with atomic_write(folder / "model.keras") as partial:
+    with atomic_write(folder / "model.keras", within=folder) as partial:
         model.save(partial)
     if any(isinstance(layer, QuantizedLayer) for layer in model._flatten_layers()):
         plan_of(model).save(folder / "plan.json")

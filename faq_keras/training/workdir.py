@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from faq_keras.files import atomic_write, make_folder
+from faq_keras.archives import read_lines, read_text
+from faq_keras.files import LinkError, atomic_write, make_folder, open_log, refuse_links
 
 CONFIG, LOCK, RESULT = "config.json", "lock", "result.json"
 # What may change between start and resume: it has no influence on the numbers.
@@ -37,12 +38,18 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     The lock of a process that is gone is taken over, and a message says so.
 
     Raises:
-        WorkdirError: A process that runs, or one on another machine, has the lock.
+        WorkdirError: A process that runs, or one on another machine, has the lock; or there are
+            links in the folder.
         OSError: The folder cannot be made or written.
     """
     path = Path(folder) / LOCK
     make_folder(path.parent)
-    with path.open("a+", encoding="utf-8") as file:
+    try:
+        refuse_links(folder)
+        file = open_log(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, "a+")
+    except LinkError as error:
+        raise WorkdirError(str(error)) from error
+    with file:
         _acquire(file, path)
         _replace(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
         try:
@@ -86,7 +93,7 @@ def _acquire(file: IO[str], path: Path) -> None:
 def _lock_file(file: IO[str]) -> bool:
     try:
         import fcntl
-    except ModuleNotFoundError:  # not POSIX: the owner in the file is all there is
+    except ImportError:  # not POSIX: the owner in the file is all there is
         file.seek(0)
         return not file.read()
     try:
@@ -170,7 +177,7 @@ def read_json(path: Path) -> dict[str, Any]:
         WorkdirError: It is something else.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_text(path))
     except (OSError, RecursionError, ValueError) as error:
         raise WorkdirError(f"{path} cannot be read: {error}. Choose another --workdir.") from error
     if not isinstance(data, dict):
@@ -186,7 +193,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     lines: list[dict[str, Any]] = []
     try:
-        for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
+        for line in read_lines(path):
             lines.append(_object(json.loads(line)))
     except (OSError, RecursionError, TypeError, ValueError) as error:
         raise WorkdirError(

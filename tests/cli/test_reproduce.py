@@ -67,7 +67,8 @@ def test_an_interruption_still_writes_what_there_is(faq, trained, tmp_path):
 
 def test_weights_that_are_missing_fail_their_row_only(faq, tmp_path):
     outcome = faq(
-        "reproduce", "table1", f"--workdir={tmp_path}", "--scale=full", "--rows=resnet18_w8a8"
+        *("reproduce", "table1", f"--workdir={tmp_path}", "--scale=full"),
+        *("--rows=resnet18_w8a8", f"--data_dir={tmp_path}"),
     )
     assert outcome.status == 1
     assert "FAQ W8A8, seed 1: failed (" in outcome.out

@@ -52,12 +52,13 @@ def folder(first_images, tmp_path):
 def nowhere(monkeypatch, tmp_path):
     """A machine without Fashion-MNIST and without a network."""
 
-    def no_network():
+    def no_network(*_, **__):
         raise Exception("URL fetch failure: no network")
 
     monkeypatch.setattr(datasets, "_DEBIAN", str(tmp_path / "debian"))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", no_network)
+    monkeypatch.setattr(datasets.urllib.request, "urlopen", no_network)
     return tmp_path
 
 

@@ -152,7 +152,7 @@ def test_several_runs_are_compared(workdir):
     parts = {part.name: part for part in document.sections}
     assert document.title == "Report: 2 training runs"
     assert [row[0] for row in parts["accuracy"].tables[0].rows] == ["stripes", "torn"]
-    assert "torn: metrics.jsonl: line 1 is torn or damaged and was left out." in (
-        parts["accuracy"].notices
+    assert any(
+        "torn: metrics.jsonl: line 1 is torn or damaged" in n for n in parts["accuracy"].notices
     )
     assert parts["layers"].tables == ()

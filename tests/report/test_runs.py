@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from faq_keras.report.runs import number, read_run, runs_in
+from faq_keras.report.runs import read_run, runs_in
+from faq_keras.report.schema import number
 
 
 def line(epoch, accuracy=0.5, **more):
@@ -15,7 +16,8 @@ def test_a_torn_line_is_left_out_and_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(line(0) + line(1) + '{"epoch": 2, "val_acc')
     run = read_run(tmp_path)
     assert [entry["epoch"] for entry in run.epochs] == [0, 1]
-    assert run.problems == ("metrics.jsonl: line 3 is torn or damaged and was left out.",)
+    (problem,) = run.problems
+    assert problem.startswith("metrics.jsonl: line 3 is torn or damaged and was left out: Untermin")
 
 
 def test_of_an_epoch_that_was_run_twice_the_later_line_counts(tmp_path):
