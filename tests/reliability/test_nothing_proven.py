@@ -30,7 +30,7 @@ def files(tmp_path_factory):
     return {path.suffix: path for path in folder.glob("m.*") if "model_card" not in path.name}
 
 
-@pytest.mark.parametrize("runtimes", [(), [], "", {}, iter(())], ids=repr)
+@pytest.mark.parametrize("runtimes", [(), [], "", {}, iter(())], ids=lambda r: type(r).__name__)
 def test_verify_refuses_an_empty_list_of_runtimes(files, runtimes):
     q, x = keras.saving.load_model(files[".keras"]), np.load(files[".npy"])
     with pytest.raises(ValueError, match=NOTHING):
