@@ -162,6 +162,7 @@ def evaluate(
     graph: Graph,
     inputs: Mapping[str, Value],
     call: Callable[[Node, list[Value]], Value],
+    keep: Container[str] | None = None,
 ) -> dict[str, Value]:
     """Walks the graph in topological order.
 
@@ -169,14 +170,24 @@ def evaluate(
         graph: The network.
         inputs: What every input node reads: the model's inputs.
         call: Gives a node's value from those it reads (real tensors, symbolic tensors, shapes ...).
+        keep: Names of the values that are wanted: others are forgotten once no later node reads
+            them, so real tensors take little memory. None keeps everything.
 
     Returns:
-        The value of every node, by name.
+        The value of every node, or of those to keep, by name.
     """
     values: dict[str, Value] = {}
+    left = {node.name: len(graph.consumers(node.name)) for node in graph.nodes}
     for node in graph.nodes:
         read = [inputs[node.name]] if node.kind == "input" else [values[n] for n in node.inputs]
         values[node.name] = call(node, read)
+        if keep is None:
+            continue
+        for name in set(node.inputs):
+            left[name] -= 1
+        for name in {node.name, *node.inputs}:
+            if not left[name] and name not in keep:
+                del values[name]
     return values
 
 

@@ -20,10 +20,10 @@ from faq_keras.plan import QuantPlan
 from faq_keras.planning import PlanRequest
 from faq_keras.policy import Policy
 from faq_keras.post_training import reconstruction
-from faq_keras.post_training.agreement import FirstImages, compare, warn_if_poor
 from faq_keras.post_training.teachers import remember
+from faq_keras.rewrite.agreement import FirstImages, judge
 from faq_keras.rewrite.bridge import to_keras3, to_tf_keras
-from faq_keras.rewrite.keras3 import float_model, plan_of, quantize_model, record
+from faq_keras.rewrite.keras3 import float_model, plan_of, quantize_model
 from faq_keras.rewrite.rebuild import LayerCopies
 
 __all__ = ["apply", "plan_of", "to_float"]
@@ -87,11 +87,7 @@ def apply(
     graph = read_graph(twin)
     seen = FirstImages()
     quantized = quantize_model(twin, graph, request.plan_for(graph, seen))
-    if seen.images:
-        compared = compare(graph, quantized, seen.images)
-        record(quantized, agreement=compared)
-        if reconstruct is None:
-            warn_if_poor(compared, graph, quantized, seen.images)
+    judge(graph, quantized, seen.images, warn=reconstruct is None)
     if reconstruct is not None:
         reconstruction.reconstruct(quantized, reconstruct)
     quantized = to_tf_keras(quantized) if is_tf_keras(model) else quantized

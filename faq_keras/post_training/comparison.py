@@ -24,7 +24,7 @@ import tensorflow as tf
 from faq_keras.compat import keras_of
 from faq_keras.graph import functional_of, last_activation
 from faq_keras.plan_parts import Agreement
-from faq_keras.post_training.agreement import agreement_of
+from faq_keras.rewrite.agreement import agreement_of
 
 # Images that are measured: so many at most, and no more than have these values as outputs.
 _MEASURED, _MEASURED_VALUES = 1024, 2**26

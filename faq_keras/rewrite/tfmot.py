@@ -23,6 +23,7 @@ from faq_keras.graph_reader import read_graph
 from faq_keras.plan import QuantPlan
 from faq_keras.planning import PlanRequest
 from faq_keras.quantize_configs import OutputQuantizeConfig
+from faq_keras.rewrite.agreement import FirstImages, judge
 from faq_keras.rewrite.bridge import to_keras3, to_tf_keras, twin_name
 from faq_keras.rewrite.keras3 import quantize_model
 
@@ -79,14 +80,19 @@ class FAQLayoutTransform(QuantizeLayoutTransform):
         }
         twin = to_keras3(model)
         graph = read_graph(twin)
-        plan = _with_entries(self._request.plan_for(graph), graph, configs)
+        seen = FirstImages()
+        plan = _with_entries(self._request.plan_for(graph, seen), graph, configs)
         left_float = {
             node.name
             for node in graph.quantized_nodes
             if node.layers and not _is_annotated(node, configs, foreign)
         }
-        quantized = to_tf_keras(quantize_model(twin, graph, plan, left_float))
-        return quantized, {name: {"quantize_config": config} for name, config in foreign.items()}
+        quantized = quantize_model(twin, graph, plan, left_float)
+        if not left_float:  # else there is no quantized network as a whole
+            judge(graph, quantized, seen.images)
+        return to_tf_keras(quantized), {
+            name: {"quantize_config": config} for name, config in foreign.items()
+        }
 
 
 def _is_annotated(node: Node, configs: dict[str, Any], foreign: dict[str, Any]) -> bool:

@@ -10,9 +10,9 @@ import tf_keras
 
 import faq_keras
 from faq_keras.post_training import comparison, distillation
-from faq_keras.post_training.agreement import sqnr
 from faq_keras.post_training.augmentation import augmented_batches
 from faq_keras.post_training.distillation import distill
+from faq_keras.rewrite.agreement import sqnr
 from tests import material
 from tests.networks import conv_bn_relu, images, randomize
 

@@ -5,8 +5,8 @@ integer file copies that exactly. So `apply` and every post-training step compar
 the float network's on some images. The figures go into the plan; a poor one is a warning that names
 the layers with the most noise of their own and what to do next.
 
-    compared = compare(graph, quantized, images)       # tuple[Agreement, ...], one per output
-    warn_if_poor(compared, graph, quantized, images)
+    seen = FirstImages()                               # calibration shows it its batches
+    judge(graph, quantized, seen.images)               # into the plan, and a warning if it is poor
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from faq_keras.data.batches import Batch
-from faq_keras.graph import HEAD_KIND, Graph, Node, evaluate
+from faq_keras.graph import HEAD_KIND, LIST_KINDS, Graph, Node, evaluate
 from faq_keras.plan_parts import Agreement
 from faq_keras.quantized_layer import QuantizedLayer
-from faq_keras.rewrite.keras3 import plan_of
+from faq_keras.rewrite.keras3 import plan_of, record
 
 Array = npt.NDArray[np.floating]
 
@@ -84,6 +84,22 @@ def is_classifier(graph: Graph, output: str) -> bool:
     return len(node.shape) == 2 and (node.shape[-1] or 0) > 1 and not is_sigmoid
 
 
+def judge(graph: Graph, quantized: keras.Model, images: Batch, warn: bool = True) -> None:
+    """Notes in a quantized network's plan how close it is to the float one.
+
+    Args:
+        graph: The float network.
+        quantized: The Keras 3 model that was made of it.
+        images: Inputs by name; nothing happens without any.
+        warn: Whether a poor agreement is a warning.
+    """
+    if images:
+        compared = compare(graph, quantized, images)
+        record(quantized, agreement=compared)
+        if warn:
+            warn_if_poor(compared, graph, quantized, images)
+
+
 def compare(graph: Graph, quantized: keras.Model, images: Batch) -> tuple[Agreement, ...]:
     """Compares the outputs of the float and the quantized network.
 
@@ -136,8 +152,7 @@ def float_values(graph: Graph, images: Batch, names: Sequence[str]) -> dict[str,
     """The float network's tensors of these nodes, chunk by chunk."""
 
     def forward(chunk: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        values = evaluate(graph, chunk, lambda node, read: node.float_call(read))
-        return {name: values[name] for name in names}
+        return evaluate(graph, chunk, lambda node, read: node.float_call(read), keep=set(names))
 
     return _in_chunks(forward, images)
 
@@ -146,20 +161,20 @@ def quantized_values(
     graph: Graph, quantized: keras.Model, images: Batch, names: Sequence[str]
 ) -> dict[str, Array]:
     """The quantized network's tensors of the layers of these names, chunk by chunk."""
-    taps = keras.Model(quantized.inputs, [_layer(quantized, name).output for name in names])
+    layers = _quantized_layers(quantized)
 
-    def forward(chunk: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        results = taps([chunk[name] for name in graph.inputs], training=False)
-        results = results if isinstance(results, list | tuple) else [results]
-        return dict(zip(names, results, strict=True))
+    def call(node: Node, read: list[tf.Tensor]) -> tf.Tensor:
+        if node.name not in layers:  # it leaves codes alone
+            return node.float_call(read)
+        return layers[node.name](read if node.kind in LIST_KINDS else read[0], training=False)
 
-    return _in_chunks(forward, images)
+    return _in_chunks(lambda chunk: evaluate(graph, chunk, call, keep=set(names)), images)
 
 
-def _layer(quantized: keras.Model, name: str) -> QuantizedLayer:
-    """The quantized layer of a node: that of an input is named after it, but not like it."""
-    found = [la for la in quantized.layers if isinstance(la, QuantizedLayer)]
-    return next(layer for layer in found if layer.plan.name == name)
+def _quantized_layers(quantized: keras.Model) -> dict[str, QuantizedLayer]:
+    """The quantized layers by the names of their nodes."""
+    found = [layer for layer in quantized.layers if isinstance(layer, QuantizedLayer)]
+    return {layer.plan.name: layer for layer in found}
 
 
 def _in_chunks(forward: Any, images: Batch) -> dict[str, Array]:
@@ -179,20 +194,18 @@ def layer_noise(graph: Graph, quantized: keras.Model, images: Batch) -> dict[str
         quantized: The Keras 3 model that was made of it.
         images: Inputs by name; a few are enough.
     """
-    layers = {
-        layer.plan.name: layer for layer in quantized.layers if isinstance(layer, QuantizedLayer)
-    }
+    layers = _quantized_layers(quantized)
     found: dict[str, float] = {}
 
     def call(node: Node, read: list[tf.Tensor]) -> tf.Tensor:
         value = node.float_call(read)
         if node.kind != "input" and node.name in layers:
-            got = layers[node.name](read if len(read) > 1 else read[0], training=False)
+            got = layers[node.name](read if node.kind in LIST_KINDS else read[0], training=False)
             found[node.name] = sqnr(np.asarray(value), np.asarray(got))
         return value
 
     few = {name: tf.constant(values[:_LOOKED_AT]) for name, values in images.items()}
-    evaluate(graph, few, call)
+    evaluate(graph, few, call, keep=())
     return found
 
 
@@ -212,7 +225,7 @@ def warn_if_poor(
     poor = [entry for entry in compared if _is_poor(entry, wide)]
     if poor:
         noise = layer_noise(graph, quantized, images)
-        warnings.warn(_warning(poor, noise), UserWarning, stacklevel=3)
+        warnings.warn(_warning(poor, noise), UserWarning, stacklevel=4)
 
 
 def _is_poor(entry: Agreement, wide: bool) -> bool:

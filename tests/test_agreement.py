@@ -10,7 +10,7 @@ import tf_keras
 
 import faq_keras
 from faq_keras.graph_reader import read_graph
-from faq_keras.post_training.agreement import agreement_of, layer_noise, sqnr
+from faq_keras.rewrite.agreement import agreement_of, layer_noise, sqnr
 from tests import networks
 
 BROKEN = faq_keras.Policy(clip_stds={8: 0.05})  # nearly all weights saturate
