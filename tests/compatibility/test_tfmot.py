@@ -143,7 +143,7 @@ def test_our_configs_run_under_tfmots_default_scheme(model, plan):
     dense = quantize_config(plan["head"], plan.input_specs("head"))
     depthwise = tf_keras.Sequential(
         [
-            tf_keras.Input((8, 8, 3)),
+            tf_keras.Input((8, 8, 4)),  # as many channels as the plan has scales
             quantization.quantize_annotate_layer(
                 tf_keras.layers.DepthwiseConv2D(3, name="second"),
                 KernelQuantizeConfig(plan["second"], plan.input_specs("second")),
@@ -153,7 +153,8 @@ def test_our_configs_run_under_tfmots_default_scheme(model, plan):
     for network in (annotated(model, {"head": dense}, others=False), depthwise):
         q = quantization.quantize_apply(network)
         spec = q.layers[-1].quantize_config.plan.output
-        codes = q.predict_on_batch(X) / spec.step
+        x = X if network is not depthwise else np.concatenate([X, X[..., :1]], axis=-1)
+        codes = q.predict_on_batch(x) / spec.step
         assert np.array_equal(codes, np.round(codes))
         assert spec.lowest <= codes.min() and codes.max() <= spec.highest
 

@@ -17,7 +17,7 @@ _BLOCK = re.compile(r"^( *)```(python|text)\n(.*?)^\1```$", re.DOTALL | re.MULTI
 # What training decides: shares, steps, ranges, hashes; and versions.
 _VARIES = re.compile(
     r"\d+\.\d+ %|-?\b[01]\.\d{4,5}\b|2\^-?\d+|\[-?[\d.]+, [\d.]+\]|\b[0-9a-f]{16}\b"
-    r"|(?<=litert|.numpy) [\d.]+"
+    r"|(?<=litert|.numpy) [\d.]+|-?\d+(?:\.\d+)?(?= std\b| dB\b| ->)"
 )
 
 
