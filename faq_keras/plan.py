@@ -203,25 +203,17 @@ class QuantPlan:
         self._check_bits()
 
     def _check_bits(self) -> None:
-        """Whether the settings' bits are those of some layer; of one width, all may be overrides.
+        """Whether the outputs' bits are those that the settings state.
+
+        Of weights and ReLUs no more can be said: ends, shared grids and overrides may leave no
+        layer with the bits of the settings.
 
         Raises:
-            ValueError: They are no layer's.
+            ValueError: They are not.
         """
         s, outputs = self.settings, [layer.output for layer in self.layers]
         if s.logits_bits == 8 and any(o.signed and o.bits == 16 for o in outputs):
             raise ValueError("The plan has 16-bit outputs, but its logits_bits are 8")
-        kernels = {layer.kernel.bits for layer in self.layers if layer.kernel}
-        unsigned = {o.bits for o in outputs if not o.signed}
-        for name, stated, found in (
-            ("weight_bits", s.weight_bits, kernels),
-            ("activation_bits", s.activation_bits, unsigned),
-        ):
-            if len(found) > 1 and stated not in found:
-                raise ValueError(
-                    f"The plan's {name} are {stated}, but its layers have "
-                    f"{', '.join(map(str, sorted(found)))} bits"
-                )
 
     def __getitem__(self, name: str) -> LayerPlan:
         for layer in self.layers:

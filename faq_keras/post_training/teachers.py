@@ -65,7 +65,7 @@ def remember_own(quantized: Any) -> None:
         quantized: A quantized model, of either Keras.
     """
     if quantized not in _REMEMBERED and plan_of(quantized).settings.post_training is None:
-        remember(quantized, teacher_of(quantized).model)
+        remember(quantized, float_model(to_keras3(quantized)))
 
 
 def teacher_of(quantized: Any, teacher: Any = None) -> Teacher:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -95,16 +96,16 @@ def test_unpack_writes_the_int8_twin(faq, files, tmp_path):
     assert "model card" not in outcome.out
 
 
-def test_unpack_in_place_tells_both_sizes_and_that_the_card_is_of_the_packed_file(
-    faq, files, tmp_path
-):
-    target = tmp_path / "m.tflite"
-    assert faq("export", files["model"], f"--output={target}", "--weights=int4").status == 0
-    before = target.stat().st_size
-    outcome = faq("unpack", target, target)
+def test_unpack_tells_both_sizes_and_that_the_card_is_of_the_packed_file(faq, files, tmp_path):
+    packed, target = tmp_path / "m.tflite", tmp_path / "unpacked" / "m.tflite"
+    target.parent.mkdir()
+    assert faq("export", files["model"], f"--output={packed}", "--weights=int4").status == 0
+    shutil.copy(tmp_path / "m.model_card.json", target.parent)
+    before = packed.stat().st_size
+    outcome = faq("unpack", packed, target)
     assert outcome.status == 0
     assert f"{target.stat().st_size:,} bytes (packed: {before:,})" in outcome.out
-    assert f"card {tmp_path / 'm.model_card.json'} describes another file" in outcome.out
+    assert f"card {target.parent / 'm.model_card.json'} describes another file" in outcome.out
 
 
 @pytest.mark.parametrize("card", ["", "[]", "{}", '{"sha256": 3}'])

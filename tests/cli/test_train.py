@@ -233,7 +233,8 @@ def test_a_broken_configuration_is_named(faq, tmp_path, text, message):
     ("model", "message"),
     [
         ("none.keras", "none.keras does not exist"),
-        ("none.h5", "neither a .keras nor a .tflite file"),
+        ("none.h5", "none.h5 does not exist"),
+        ("none.onnx", "is none of a .keras, a .h5 and a .tflite file"),
         (
             "{files[model]}",
             "takes inputs of the shape (None, 8, 8, 3), the data gives images of (28, 28, 1)",

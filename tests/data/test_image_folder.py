@@ -45,7 +45,7 @@ def test_all_of_torchvisions_suffixes_are_known():
     import_torchvision()
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    assert {*SUFFIXES, *image_folder._UNREADABLE} == set(IMG_EXTENSIONS)
+    assert {*SUFFIXES, *image_folder.UNREADABLE} == set(IMG_EXTENSIONS)
 
 
 def test_files_that_are_no_images_are_counted_and_left_out(tree, caplog):

@@ -25,7 +25,8 @@ def images():
 
 
 def quantized(images, bits=4):
-    q = faq_keras.apply(runs.network(), bits, calibration_data=images)
+    policy = faq_keras.Policy(scales="paper")  # one step for all channels, as in the formula
+    q = faq_keras.apply(runs.network(), bits, calibration_data=images, policy=policy)
     compile_for(q, runs.experiment(), runs.course())
     return q
 

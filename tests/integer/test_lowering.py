@@ -107,7 +107,7 @@ def quantized(name, logits_bits=16):
         low = {"gamma": -8, "kernel": -8, "moving_mean": -8, "beta": 0, "bias": 1}.get(kind, 4)
         weights.assign(rng.integers(low, 9, weights.shape) / 8)
     x = rng.integers(-8, 9, (4, *model.input_shape[1:])).astype(np.float32) / 8
-    policy = faq_keras.Policy(overrides=OVERRIDES.get(name, {}))
+    policy = faq_keras.Policy(scales="paper", overrides=OVERRIDES.get(name, {}))
     q = faq_keras.apply(model, 4, calibration_data=x, policy=policy, logits_bits=logits_bits)
     q.run_eagerly = True
     return q, x

@@ -45,7 +45,12 @@ def test_multipliers_beyond_the_reach_of_kernels_are_refused_by_name():
     with pytest.raises(
         ValueError, match=r"'bn' \(BatchNormalization\) has multipliers of up to 9.9\d*e-26"
     ):
-        faq_keras.apply(model, 8, calibration_data=np.ones((2, 4, 4, 1), np.float32))
+        faq_keras.apply(
+            model,
+            8,
+            calibration_data=np.ones((2, 4, 4, 1), np.float32),
+            policy=faq_keras.Policy(scales="paper"),
+        )
 
 
 def concatenated(reach):
