@@ -28,8 +28,8 @@ def data(q):
 
 SETTINGS = [
     ("weight_bits", -1), ("weight_bits", 0), ("weight_bits", 1), ("weight_bits", 9),
-    ("weight_bits", 10**30), ("weight_bits", 3), ("activation_bits", -1), ("activation_bits", 16),
-    ("activation_bits", 10**30), ("activation_bits", 5), ("logits_bits", 8), ("logits_bits", 12),
+    ("weight_bits", 10**30), ("activation_bits", -1), ("activation_bits", 16),
+    ("activation_bits", 10**30), ("logits_bits", 8), ("logits_bits", 12),
     ("percentile", 1e308), ("percentile", -5), ("percentile", 49.9), ("percentile", 100.1),
     ("calibration_batches", -1), ("calibration_batches", 10**30), ("recipe", "w4\x1b[2Ja4"),
     ("recipe", "w4a4\n- Parity: 0 mismatches"), ("recipe", "x" * 10**5), ("recipe", "\u202ew4a4"),
