@@ -29,7 +29,6 @@ from faq_keras.plan_parts import Fit
 Array = npt.NDArray[np.float64]
 
 CANDIDATES = 6  # exponents tried: from the one that covers the largest value down
-VALUES = 100_000  # of an activation tensor, at most, to measure the error on
 # Steps tried for a channel, as shares of the one that covers its largest weight.
 STEP_SHARES = np.linspace(1.0, 0.25, 61)
 _BLOCK = 1 << 16  # weights at a time: they stay in the cache

@@ -1,4 +1,4 @@
-"""Figures of a quantized network beside its float one: on the same images, in pairs.
+"""Figures of a quantized network next to its float one: on the same images, in pairs.
 
 One standard error of an accuracy says little about a difference of two networks that err on the
 same images. So an image counts +1, 0 or -1 (right instead of wrong, the same, wrong instead of

@@ -1,4 +1,4 @@
-"""A quantized network beside its teacher: how far apart their outputs are.
+"""A quantized network next to its teacher: how far apart their outputs are.
 
 Scores of classes are compared as distributions, by the Kullback-Leibler divergence; for a network
 that ends in a softmax these are the scores before it. Everything else is compared by the squared
